@@ -1,0 +1,1 @@
+"""EIE's runtime: an artifact in, answers out."""

@@ -1,0 +1,41 @@
+"""Every error a user of the runtime can meet. Each says what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+
+class EieError(Exception):
+    """Base of every error of this project.
+
+    Args:
+        what: what is wrong, a sentence without the final dot.
+        where: the file, layer, tensor or option it is about.
+        hint: what to do about it.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+        self.what, self.where, self.hint = what, where, hint
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text}. {self.hint}" if self.hint else text
+
+
+class UserError(EieError):
+    """The user's mistake: a file, an option, an input. The command line exits with 2."""
+
+
+class FormatError(UserError):
+    """A payload or an artifact that is damaged, newer than this library, or not ours."""
+
+
+class InputError(UserError):
+    """Inputs that do not fit the model: a name, a shape, a type."""
+
+
+class ModelError(UserError):
+    """A model that can't be read or used: no ONNX, invalid, or outside what is supported."""
+
+
+class PromiseError(EieError):
+    """Everything ran, but something promised was not kept (``--strict``, a budget). The command line exits with 1."""
