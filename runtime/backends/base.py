@@ -1,0 +1,57 @@
+"""What a backend is: something that turns one compressed layer into a function on arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from ..weight import Weight
+
+Activations = Literal["f32", "i16", "u8"]
+ACTIVATIONS: tuple[Activations, ...] = get_args(Activations)
+
+Array = npt.NDArray[Any]
+Run = Callable[[Sequence[Array | None]], list[Array | None]]
+"""Takes the node's inputs that are no payloads, in their order (None for one left out); gives all its outputs."""
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One ``ai.eie`` node: what it computes, without saying how.
+
+    Attributes:
+        op: ``Gemm``, ``Conv``, ``ConvTranspose``, ``LSTM``, ``GRU``, ``Gather`` or ``Decode`` (docs/format.md).
+        name: what errors and reports call it.
+        attributes: the node's attributes as Python values, ``activations`` left out.
+        weights: the decoded payloads in the order of the node's inputs (two for LSTM and GRU).
+        activations: the format it computes in.
+        outputs: which of the node's outputs are asked for, in order (recurrent layers have up to three).
+    """
+
+    op: str
+    name: str
+    attributes: Mapping[str, Any]
+    weights: tuple[Weight, ...]
+    activations: Activations = "f32"
+    outputs: tuple[bool, ...] = (True,)
+
+
+class Backend(Protocol):
+    """Compiles layers. Compiled functions may be called from any thread and keep no state between calls."""
+
+    name: str
+
+    def compile(self, spec: LayerSpec) -> Run: ...
+
+
+def as_float32(array: Array, where: str) -> npt.NDArray[np.float32]:
+    """C-contiguous float32 view or copy of a layer's input; other types are an error that names the layer."""
+    from ..errors import InputError
+
+    if array.dtype != np.float32:
+        raise InputError(f"expected float32, got {array.dtype}", where=where)
+    return np.ascontiguousarray(array)
