@@ -1,0 +1,154 @@
+"""How far a changed model's outputs are from the original's, on given feeds. ONNX Runtime computes both."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from ..data import Feeds
+from ..errors import ModelError
+from ..ir.graph import Model
+from ..ir.writer import save, to_proto
+
+Array = npt.NDArray[Any]
+_INLINE_LIMIT = 1_500_000_000  # bytes of constants above which a model goes to ONNX Runtime through a file
+
+
+class Runner:
+    """A model in ONNX Runtime, with tensors of one's choice as outputs.
+
+    Args:
+        model: what to run; compressed constants are decoded.
+        tensors: names of the model's own graph; the graph's outputs when left out.
+
+    Raises:
+        ModelError: ONNX Runtime does not take the model.
+    """
+
+    def __init__(self, model: Model, tensors: Sequence[str] | None = None) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        self.names = list(tensors) if tensors is not None else [o.name for o in model.graph.outputs]
+        present = {o.name for o in model.graph.outputs}
+        extra = [n for n in dict.fromkeys(self.names) if n not in present]
+        model.graph.outputs.extend(onnx.ValueInfoProto(name=n) for n in extra)
+        try:
+            if sum(c.nbytes for c in model.graph.constants.values()) > _INLINE_LIMIT:
+                with tempfile.TemporaryDirectory() as folder:
+                    path = Path(folder) / "model.onnx"
+                    save(model, path)
+                    self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            else:
+                self.session = ort.InferenceSession(to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except _ort_errors() as error:
+            raise ModelError(f"ONNX Runtime does not take this model: {_first_line(error)}", where=model.path) from error
+        finally:
+            del model.graph.outputs[len(model.graph.outputs) - len(extra) :]
+
+    def run(self, feeds: Feeds) -> list[Array]:
+        """The tensors for one set of feeds.
+
+        Raises:
+            ModelError: the model does not run on them.
+        """
+        try:
+            return list(self.session.run(self.names, feeds))
+        except (*_ort_errors(), ValueError) as error:
+            raise ModelError(f"the model does not run on this input: {_first_line(error)}") from error
+
+
+def _ort_errors() -> tuple[type[Exception], ...]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NoSuchFile, state.NotImplemented,
+            state.RuntimeException)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+
+
+def judged_tensors(model: Model) -> list[str]:
+    """What outputs are compared on: each output, or the floats it was rounded from where it holds whole numbers."""
+    found = []
+    for output in model.graph.outputs:
+        name = output.name
+        while True:
+            node = model.graph.producer(name)
+            if node is None or node.op not in {"QuantizeLinear", "ArgMax", "Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"}:
+                break
+            if node.op not in {"QuantizeLinear", "ArgMax", "Cast"} and not _whole(output):
+                break
+            name = node.inputs[0]
+        found.append(name if _whole(output) else output.name)
+    return list(dict.fromkeys(found))
+
+
+def _whole(info: onnx.ValueInfoProto) -> bool:
+    return info.type.tensor_type.elem_type not in {0, onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16,
+                                                   onnx.TensorProto.DOUBLE}
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Attributes:
+        sqnr_db: least over the outputs of -10 log10 of the mean over samples of |y - y'|^2 / |y|^2; infinity when equal.
+        worst: the output that sets it.
+        top1_agreement: share of samples whose largest element of the first output is the same; None where no output
+            holds two or more values a sample.
+        samples: how many feeds were compared.
+    """
+
+    sqnr_db: float
+    worst: str
+    top1_agreement: float | None
+    samples: int
+
+
+def decibels(ratio: float) -> float:
+    """-10 log10 of a noise-to-signal ratio; infinity for 0."""
+    return float("inf") if ratio == 0 else float(-10 * np.log10(ratio)) if np.isfinite(ratio) else float("-inf")
+
+
+def noise_ratio(original: Array, changed: Array) -> float:
+    """|y - y'|^2 / |y|^2 in float64; non-finite elements count only where they differ, as infinitely wrong."""
+    if original.dtype == object or original.dtype.kind in "USb" or original.shape != changed.shape:
+        return 0.0 if original.shape == changed.shape and bool((original == changed).all()) else float("inf")
+    y, z = original.astype(np.float64), changed.astype(np.float64)
+    finite = np.isfinite(y)
+    if not np.array_equal(finite, np.isfinite(z)):
+        return float("inf")
+    y, z = y[finite], z[finite]
+    signal, noise = float(np.square(y).sum()), float(np.square(y - z).sum())
+    return 0.0 if noise == 0 else noise / signal if signal > 0 else float("inf")
+
+
+def compare(names: Sequence[str], original: Iterable[Sequence[Array]], changed: Iterable[Sequence[Array]]) -> Fidelity:
+    """Fidelity of ``changed`` outputs against ``original`` ones: an item a sample, each a list of arrays named ``names``."""
+    ratios: list[list[float]] = []
+    agree: list[bool] = []
+    for ys, zs in zip(original, changed, strict=True):
+        ratios.append([noise_ratio(np.asarray(y), np.asarray(z)) for y, z in zip(ys, zs, strict=True)])
+        agree += _agreement(np.asarray(ys[0]), np.asarray(zs[0])) if ys else []
+    if not ratios or not names:
+        return Fidelity(float("inf"), "", None, len(ratios))
+    mean = np.mean(ratios, axis=0)
+    worst = int(np.argmax(mean))
+    return Fidelity(decibels(float(mean[worst])), names[worst], float(np.mean(agree)) if agree else None, len(ratios))
+
+
+def _agreement(y: Array, z: Array) -> list[bool]:
+    """Same place of the largest element, along the class axis: the last of size over 1."""
+    if y.shape != z.shape or y.dtype.kind not in "fiu" or y.size < 2:
+        return []
+    axes = [a for a, n in enumerate(y.shape) if n > 1]
+    return list((y.argmax(axes[-1]) == z.argmax(axes[-1])).reshape(-1)) if axes else []

@@ -1,0 +1,121 @@
+"""The user's samples: an ``.npz`` whose arrays are named after the model's inputs, and ``label`` where there is one."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from .errors import UserError
+from .ir.graph import Model
+
+Array = npt.NDArray[Any]
+Feeds = dict[str, Array]
+
+LABEL = "label"
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input as slicing sees it: ``dims`` holds None for a dimension that is open; None in whole for an unknown rank."""
+
+    name: str
+    dims: tuple[int | None, ...] | None
+
+
+def inputs_of(model: Model) -> list[onnx.ValueInfoProto]:
+    """The inputs a caller has to feed: those that are no initializers."""
+    return [i for i in model.graph.inputs if i.name not in model.graph.constants]
+
+
+def describe(infos: Sequence[onnx.ValueInfoProto]) -> list[Input]:
+    """Value infos as ``Input``."""
+    found = []
+    for info in infos:
+        tensor = info.type.tensor_type
+        dims = (tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in tensor.shape.dim)
+                if tensor.HasField("shape") else None)
+        found.append(Input(info.name, dims))
+    return found
+
+
+def load_npz(path: str | Path) -> dict[str, Array]:
+    """The arrays of an ``.npz`` file.
+
+    Raises:
+        UserError: the file is missing, is no npz, or holds Python objects.
+    """
+    hint = "It is written by numpy.savez(path, input_name=array, label=labels)."
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise UserError("one bare array, but arrays are found by name", where=str(path), hint=hint)
+        with archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+        raise UserError(f"can't read the arrays: {error}", where=str(path), hint=hint) from error
+
+
+def split(data: Mapping[str, Array], inputs: Sequence[Input], *, batch: int = 1, where: str = "data") -> tuple[list[Feeds], Array | None]:
+    """Feeds for one run each, and the labels in their order, one a sample, where there are any.
+
+    An array with one axis more than its input is a stack of whole inputs. An array of the input's own rank counts samples
+    along the first axis, if the input's first dimension is open (up to ``batch`` samples go into a run) or a number that
+    divides the count. Any other array goes into every run as it is.
+
+    Raises:
+        UserError: an input is missing, or arrays differ in how many samples they hold.
+    """
+    missing = [i.name for i in inputs if i.name not in data]
+    if missing:
+        raise UserError(f"no array for input {missing[0]!r}", where=where,
+                        hint=f"Inputs: {', '.join(i.name for i in inputs)}; arrays given: {', '.join(data) or 'none'}.")
+    sliced: dict[str, int] = {}  # name -> samples a run takes from it; 0: one whole item of a stack
+    wide = batch
+    for i in inputs:
+        array = np.asarray(data[i.name])
+        if i.dims is None or array.ndim == 0 or array.ndim not in (len(i.dims), len(i.dims) + 1):
+            continue
+        if array.ndim == len(i.dims) + 1:
+            sliced[i.name], wide = 0, 1
+        elif i.dims and i.dims[0] is None:
+            sliced[i.name] = -1
+        elif i.dims and i.dims[0] and len(array) % i.dims[0] == 0:
+            sliced[i.name] = i.dims[0]
+            wide = min(wide, 1) if i.dims[0] == 1 else wide
+    fixed = {n for n in sliced.values() if n > 0}
+    if fixed and any(n == -1 for n in sliced.values()):
+        wide = 1
+    runs = {}
+    for name, take in sliced.items():
+        count = len(data[name])
+        runs[name] = count if take == 0 else -(-count // wide) if take == -1 else count // take
+    many = {n: r for n, r in runs.items() if r != 1}
+    if len(set(many.values())) > 1:
+        raise UserError("arrays hold different numbers of samples: "
+                        + ", ".join(f"{n} {len(data[n])}" for n in many), where=where)
+    total = next(iter(many.values()), 1)
+    feeds = []
+    for r in range(total):
+        feed: Feeds = {}
+        for i in inputs:
+            array = np.asarray(data[i.name])
+            if runs.get(i.name) != total or (total == 1 and sliced.get(i.name) != 0):
+                feed[i.name] = array
+            else:
+                take = sliced[i.name]
+                feed[i.name] = array[r] if take == 0 else array[r * wide : (r + 1) * wide] if take == -1 else array[r * take : (r + 1) * take]
+        feeds.append(feed)
+    if LABEL not in data or any(i.name == LABEL for i in inputs):
+        return feeds, None
+    labels = np.asarray(data[LABEL]).reshape(-1)
+    samples = max([len(data[n]) for n in sliced], default=1)
+    if len(labels) != samples:
+        raise UserError(f"{len(labels)} labels for {samples} samples", where=where)
+    return feeds, labels

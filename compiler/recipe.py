@@ -1,0 +1,257 @@
+"""What to do to which layer: a TOML file, or what the command line said.
+
+A recipe names the passes, their options, and rules. A rule selects layers by name (a shell pattern) or by operator type,
+and overrides options of single passes there, or leaves the layers alone; of several rules that match, the last wins, option
+by option. With a ``[budget]`` the density and the bits that no rule gives are searched for, layer by layer
+(compiler/analysis/budget.py), and ``--save-recipe`` writes what was found as rules.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+from eie.runtime.backends.base import ACTIVATIONS, Activations
+
+from .errors import UserError
+from .passes.base import Pass, find_pass, make_pass, parse_pipeline
+
+DEFAULT = "post-training"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How far outputs may move, as signal-to-quantization-noise ratio 10 log10(sum y^2 / sum (y - y')^2) on sample input.
+
+    Attributes:
+        layer_sqnr_db: least SQNR of each compressed layer's output, its own input given, in dB.
+        model_sqnr_db: least SQNR of every floating-point output of the whole model, in dB.
+        samples: how many sample inputs to judge on.
+        seed: of the generator that makes sample input when no data is given.
+    """
+
+    layer_sqnr_db: float = 28.0
+    model_sqnr_db: float = 22.0
+    samples: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.layer_sqnr_db <= 100 and 0 < self.model_sqnr_db <= 100):
+            raise UserError("a budget's SQNR lies between 0 and 100 dB", where="budget")
+        if not 1 <= self.samples <= 100_000:
+            raise UserError(f"samples = {self.samples} is outside 1 to 100000", where="budget")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which layers, and what is different there.
+
+    Attributes:
+        match: shell pattern on the layer's name (``*``, ``?``, ``[...]``); None: any.
+        op: ONNX operator type; None: any.
+        skip: True leaves the layers alone; False takes that back; None says nothing.
+        options: pass name -> option -> value.
+    """
+
+    match: str | None = None
+    op: str | None = None
+    skip: bool | None = None
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def covers(self, name: str, op: str) -> bool:
+        # names hold brackets and slashes as plain characters: an exact name always matches itself
+        return (self.match is None or self.match == name or fnmatchcase(name, self.match)) and self.op in (None, op)
+
+    def __str__(self) -> str:
+        return " and ".join([f'match = "{self.match}"'] * (self.match is not None) + [f'op = "{self.op}"'] * (self.op is not None))
+
+
+class Named(Protocol):
+    """What a rule looks at."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def op(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """See the module's docstring. ``passes`` run in their order; canonicalize always runs first."""
+
+    name: str = "custom"
+    description: str = ""
+    passes: tuple[Pass, ...] = ()
+    activations: Activations = "f32"
+    budget: Budget | None = None
+    rules: tuple[Rule, ...] = ()
+
+    @classmethod
+    def load(cls, source: str | Path) -> Recipe:
+        """A recipe file, or a preset by name.
+
+        Raises:
+            UserError: no such file or preset, bad TOML, an unknown key, pass or option, a value out of range.
+        """
+        if str(source) in presets():
+            text = (resources.files("eie.compiler") / "presets" / f"{source}.toml").read_text()
+            return cls.parse(text, str(source))
+        path = Path(source)
+        if path.suffix != ".toml" and not path.exists():
+            near = difflib.get_close_matches(str(source), presets(), 1)
+            raise UserError("no preset of that name, and no such file", where=str(source),
+                            hint=f"Presets: {', '.join(presets())}." + (f" Did you mean {near[0]}?" if near else ""))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"can't read the recipe: {error}", where=str(path)) from error
+        return cls.parse(text, path.stem, where=str(path))
+
+    @classmethod
+    def parse(cls, text: str, name: str = "custom", *, where: str | None = None) -> Recipe:
+        """A recipe from TOML text."""
+        where = where or name
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"not valid TOML: {error}", where=where) from error
+        known = ["description", "passes", "activations", "budget", "rule"]
+        names = data.get("passes", ["canonicalize", "sparsify", "cluster", "encode"])
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            raise UserError('passes is a list of names, such as ["canonicalize", "cluster{bits=5}", "encode"]', where=where)
+        passes = parse_pipeline(",".join(names))
+        _only(data, [*known, *(p.name for p in passes)], where)
+        passes = [make_pass(p.name, {**_given(p), **_table(data, p.name, where)}, where=where) for p in passes]
+        activations = data.get("activations", "f32")
+        if activations not in ACTIVATIONS:
+            raise UserError(f"activations = {activations!r} is none of {', '.join(ACTIVATIONS)}", where=where)
+        budget = None
+        if "budget" in data:
+            table = _table(data, "budget", where)
+            _only(table, [f.name for f in fields(Budget)], f"{where}, [budget]")
+            budget = Budget(**{k: _number(v, k, where) for k, v in table.items()})
+        rules = data.get("rule", [])
+        if not isinstance(rules, list) or not all(isinstance(r, dict) for r in rules):
+            raise UserError("rules are written as [[rule]] tables", where=where)
+        return cls(name, str(data.get("description", "")), tuple(passes), activations, budget,
+                   tuple(_rule(r, f"{where}, rule {i}") for i, r in enumerate(rules, 1)))
+
+    def options(self, layer: Named, step: Pass) -> Pass | None:
+        """``step`` with the options that hold for ``layer``; None where the layer is left alone."""
+        skip, changed = False, {}
+        for rule in self.rules:
+            if rule.covers(layer.name, layer.op):
+                skip = skip if rule.skip is None else rule.skip
+                changed.update(rule.options.get(step.name, {}))
+        return None if skip else make_pass(step.name, {**_given(step), **changed})
+
+    def given(self, layer: Named, step: str, option: str) -> bool:
+        """Whether a rule or the recipe's own passes fix an option for a layer, so that no search may choose it."""
+        return (any(option in r.options.get(step, {}) for r in self.rules if r.covers(layer.name, layer.op))
+                or any(option in _given(p) for p in self.passes if p.name == step))
+
+    def check(self, layers: Sequence[Named]) -> None:
+        """Raises UserError for a rule that matches no layer, naming the nearest ones."""
+        for rule in self.rules:
+            if any(rule.covers(layer.name, layer.op) for layer in layers):
+                continue
+            if rule.match is not None:
+                pool = {layer.name for layer in layers}
+                wanted = rule.match.strip("*?")
+                near = difflib.get_close_matches(wanted, pool, 3, 0.3) or sorted(pool)[:3]
+                hint = f"The nearest: {', '.join(near)}." if near else "The model has no layer to compress."
+            else:
+                hint = f"Operators with layers here: {', '.join(sorted({layer.op for layer in layers})) or 'none'}."
+            raise UserError(f"the rule with {rule} matches no layer", where=self.name, hint=f"{hint} `eie layers` lists all.")
+
+    def with_rules(self, rules: Iterable[Rule]) -> Recipe:
+        """This recipe with more rules after its own."""
+        return replace(self, rules=(*self.rules, *rules))
+
+    def to_toml(self) -> str:
+        """The text that ``parse`` reads back to an equal recipe."""
+        lines = [f"description = {_toml(self.description)}", f"passes = {_toml([p.name for p in self.passes])}",
+                 f"activations = {_toml(self.activations)}"]
+        if self.budget is not None:
+            lines += ["", "[budget]", *(f"{f.name} = {_toml(getattr(self.budget, f.name))}" for f in fields(Budget))]
+        for step in self.passes:
+            if _given(step):
+                lines += ["", f"[{step.name}]", *(f"{k} = {_toml(v)}" for k, v in _given(step).items())]
+        for rule in self.rules:
+            lines += ["", "[[rule]]"]
+            lines += [f"{key} = {_toml(value)}" for key in ("match", "op", "skip") if (value := getattr(rule, key)) is not None]
+            lines += [f"{name} = {{ {', '.join(f'{k} = {_toml(v)}' for k, v in options.items())} }}"
+                      for name, options in rule.options.items()]
+        return "\n".join(lines) + "\n"
+
+
+def presets() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    folder = resources.files("eie.compiler") / "presets"
+    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+
+
+def _given(step: Pass) -> dict[str, Any]:
+    """The options of a pass that differ from its defaults."""
+    default = type(step)()
+    return {f.name: getattr(step, f.name) for f in fields(step) if getattr(step, f.name) != getattr(default, f.name)}
+
+
+def _rule(data: dict[str, Any], where: str) -> Rule:
+    options = {}
+    for key, value in data.items():
+        if key in ("match", "op"):
+            if not isinstance(value, str):
+                raise UserError(f"{key} is a string", where=where)
+        elif key == "skip":
+            if not isinstance(value, bool):
+                raise UserError("skip is true or false", where=where)
+        else:
+            if not isinstance(value, dict):
+                raise UserError(f"{key} = {value!r} is neither match, op, skip nor a pass with its options", where=where,
+                                hint='For example: cluster = { bits = 5 }.')
+            find_pass(key, where=where)
+            make_pass(key, value, where=where)
+            options[key] = value
+    if "match" not in data and "op" not in data:
+        raise UserError("a rule says which layers by match or op", where=where)
+    return Rule(data.get("match"), data.get("op"), data.get("skip"), options)
+
+
+def _only(data: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in data:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            raise UserError(f"unknown key {key!r}", where=where,
+                            hint=f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}.")
+
+
+def _table(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    value = data.get(key, {})
+    if not isinstance(value, dict):
+        raise UserError(f"[{key}] is a table of options", where=where)
+    return value
+
+
+def _number(value: Any, key: str, where: str) -> Any:
+    kind = Budget.__dataclass_fields__[key].type
+    if isinstance(value, bool) or not isinstance(value, int | float) or (kind == "int" and not isinstance(value, int)):
+        raise UserError(f"{key} = {value!r} is no {'whole ' if kind == 'int' else ''}number", where=where)
+    return value if kind == "int" else float(value)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml(v) for v in value)}]"
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in text) + '"'
