@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ..ir.graph import Model
 from ..ir.writer import save, to_proto
 
 Array = npt.NDArray[Any]
-_INLINE_LIMIT = 1_500_000_000  # bytes of constants above which a model goes to ONNX Runtime through a file
+INLINE_LIMIT = 1_500_000_000  # bytes of constants above which a model goes to ONNX Runtime through a file
 
 
 class Runner:
@@ -38,21 +39,18 @@ class Runner:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         self.names = list(tensors) if tensors is not None else [o.name for o in model.graph.outputs]
-        present = {o.name for o in model.graph.outputs}
-        extra = [n for n in dict.fromkeys(self.names) if n not in present]
-        model.graph.outputs.extend(onnx.ValueInfoProto(name=n) for n in extra)
         try:
-            if sum(c.nbytes for c in model.graph.constants.values()) > _INLINE_LIMIT:
-                with tempfile.TemporaryDirectory() as folder:
-                    path = Path(folder) / "model.onnx"
-                    save(model, path)
-                    self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            else:
-                self.session = ort.InferenceSession(to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+            with outputs_of(model, self.names):
+                if sum(c.nbytes for c in model.graph.constants.values()) > INLINE_LIMIT:
+                    with tempfile.TemporaryDirectory() as folder:
+                        path = Path(folder) / "model.onnx"
+                        save(model, path)
+                        self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+                else:
+                    content = to_proto(model).SerializeToString()
+                    self.session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except _ort_errors() as error:
             raise ModelError(f"ONNX Runtime does not take this model: {_first_line(error)}", where=model.path) from error
-        finally:
-            del model.graph.outputs[len(model.graph.outputs) - len(extra) :]
 
     def run(self, feeds: Feeds) -> list[Array]:
         """The tensors for one set of feeds.
@@ -64,6 +62,18 @@ class Runner:
             return list(self.session.run(self.names, feeds))
         except (*_ort_errors(), ValueError) as error:
             raise ModelError(f"the model does not run on this input: {_first_line(error)}") from error
+
+
+@contextmanager
+def outputs_of(model: Model, tensors: Sequence[str]) -> Iterator[None]:
+    """While it lasts, ``tensors`` of the model's own graph are its outputs."""
+    own = model.graph.outputs
+    known = {**model.graph.value_info, **{o.name: o for o in own}}
+    model.graph.outputs = [known.get(n, onnx.ValueInfoProto(name=n)) for n in dict.fromkeys(tensors)]
+    try:
+        yield
+    finally:
+        model.graph.outputs = own
 
 
 def _ort_errors() -> tuple[type[Exception], ...]:

@@ -1,0 +1,257 @@
+"""The one way through: read, canonicalize, choose, transform, verify after each pass, lower, verify the artifact."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from eie.runtime.backends.base import Activations
+
+from .analysis.budget import Choice, Planner
+from .analysis.capture import capture
+from .analysis.fidelity import Fidelity
+from .analysis.judge import Judge
+from .analysis.layers import Layer, LeftAlone, find_layers
+from .analysis.probe import Probe
+from .errors import ModelError, PromiseError, UserError
+from .ir.graph import Model
+from .ir.reader import read
+from .ir.verifier import verify
+from .lowering.artifact import DOMAIN, Lowered, lower
+from .passes.base import LedgerEntry, Pass
+from .passes.canonicalize import Canonicalize
+from .passes.encode import Encode
+from .recipe import DEFAULT, Budget, Recipe, Rule
+from .report.result import LayerRow, Result, Step
+
+Array = npt.NDArray[Any]
+Source = str | Path | onnx.ModelProto
+
+_ATTEMPTS = 6    # searches under an ever tighter layer budget before layers are given back
+_MOST_DB = 60.0  # a layer's SQNR beyond which 8-bit codebooks do not reach anyway
+
+
+class Progress(Protocol):
+    """Hears how far the work is; the command line draws bars from it."""
+
+    def stage(self, name: str, steps: int) -> None:
+        """A stage of so many steps begins (0: not known)."""
+
+    def step(self, what: str) -> None:
+        """Work on ``what`` begins."""
+
+
+class Silent:
+    """The progress nobody looks at."""
+
+    def stage(self, name: str, steps: int) -> None: ...
+    def step(self, what: str) -> None: ...
+
+
+def optimize(model: Source, data: str | Path | Mapping[str, Array] | None = None, recipe: Recipe | str | Path | None = None, *,
+             activations: Activations | None = None, shapes: Mapping[str, Sequence[int]] | None = None, strict: bool = False,
+             progress: Progress | None = None) -> Result:
+    """Compress a model.
+
+    Args:
+        model: an ONNX file, or a model in memory.
+        data: samples (an ``.npz`` or a dictionary): arrays named after the inputs, and ``label`` where there is one.
+            Without it, input is made up (compiler/analysis/samples.py).
+        recipe: a Recipe, a preset's name, or a TOML file; the preset ``post-training`` when left out.
+        activations: what compressed layers compute in; the recipe's choice when left out.
+        shapes: input name -> shape of made-up input, where the model leaves dimensions open.
+        strict: raise PromiseError when a layer was left alone or a budget was missed.
+        progress: hears of each pass and layer.
+
+    Returns:
+        The artifact and what was done to make it; ``save`` writes the file.
+
+    Raises:
+        UserError: the model, the data or the recipe is wrong; says where and what to do.
+        PromiseError: see ``strict``.
+    """
+    plan = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe if recipe is not None else DEFAULT)
+    if activations is not None:
+        plan = replace(plan, activations=activations)
+    encoding = next((p for p in plan.passes if isinstance(p, Encode)), None)
+    if encoding is None:
+        raise UserError("the recipe has no encode pass: nothing would be stored compressed", where=plan.name,
+                        hint='Add "encode" as the last pass.')
+    run = _Run(plan, progress or Silent())
+    original, working = run.read(model), run.read(model)
+    run.progress.stage("samples", 0)
+    budget = plan.budget or Budget()
+    judge = Judge(original, data, shapes, budget.samples, budget.seed)
+    run.canonicalize(working, judge)
+    layers, left_alone = find_layers(working)
+    plan.check(layers)
+    run.progress.stage("activations", 0)
+    rows = capture(working, layers, judge.feeds, budget.seed)
+    probes = {layer.name: Probe(layer, rows.get(layer.name)) for layer in layers}
+    missed = run.search(working, layers, judge, probes)
+    for step in run.recipe.passes:
+        if not isinstance(step, Canonicalize):
+            run.transform(step, working, layers, judge)
+    errors = {layer.name: probes[layer.name].error(layer) for layer in layers if layer.constant.weight is not None}
+    lowered = run.lower(working, layers, encoding)
+    compressed = {s.layer for s in lowered.stored}
+    result = Result(
+        model=working, recipe=run.recipe,
+        layers=[LayerRow.of(s, errors[s.layer], run.recipe.activations) for s in lowered.stored],
+        left_alone=[*left_alone, *run.plain([la for la in layers if la.name not in compressed], lowered)],
+        steps=run.steps, input_bytes=_size_of(model, original), weight_bytes_before=_weight_bytes(original),
+        made_up=judge.made_up, missed=missed, verify=run.verify(working, judge),
+        accuracy=judge.accuracy(original, working) if judge.labels is not None else None,
+    )
+    if strict and (missed or result.left_alone):
+        raise PromiseError(missed or f"{len(result.left_alone)} weights were left alone: " + "; ".join(
+            f"{item.name} ({item.why})" for item in result.left_alone[:3]), where="--strict")
+    return result
+
+
+class _Run:
+    """The steps of one run, and what they say of themselves."""
+
+    def __init__(self, recipe: Recipe, progress: Progress) -> None:
+        self.recipe, self.progress = recipe, progress
+        self.steps: list[Step] = []
+        self._refused: dict[str, str] = {}  # layer -> why a pass left it alone
+
+    def read(self, source: Source) -> Model:
+        self.progress.stage("read", 0)
+        model = read(source)
+        verify(model)
+        if DOMAIN in model.graph.opsets:
+            raise ModelError("this is an artifact already", where=model.path, hint="Give the model it was made from.")
+        return model
+
+    def canonicalize(self, model: Model, judge: Judge) -> None:
+        step = next((p for p in self.recipe.passes if isinstance(p, Canonicalize)), Canonicalize())
+        self.progress.stage(step.name, 0)
+        began = time.perf_counter()
+        outcome = step.run(model)
+        self._finish(step.name, began, model, judge if outcome.changed else None)
+
+    def transform(self, step: Pass, model: Model, layers: Sequence[Layer], judge: Judge) -> None:
+        """Run one pass: once for each set of options the recipe gives it, on the layers that set is for."""
+        groups: dict[Pass, set[str]] = {}
+        for layer in layers:
+            own = self.recipe.options(layer, step)
+            if own is not None:
+                groups.setdefault(own, set()).add(layer.name)
+        self.progress.stage(step.name, sum(map(len, groups.values())))
+        began, changed = time.perf_counter(), False
+        for own, names in groups.items():
+            outcome = own.run(model, self._select(names))
+            changed = changed or outcome.changed
+            self._note(outcome.ledger)
+        self._finish(step.name, began, model, judge if changed else None)
+
+    def _select(self, names: set[str]) -> Callable[[Layer], bool]:
+        def select(layer: Layer) -> bool:
+            if layer.name in names:
+                self.progress.step(layer.name)
+            return layer.name in names
+
+        return select
+
+    def _note(self, ledger: Sequence[LedgerEntry]) -> None:
+        for entry in ledger:
+            if entry.reason:
+                self._refused[entry.layer] = entry.reason
+
+    def _finish(self, name: str, began: float, model: Model, judge: Judge | None) -> None:
+        seconds = time.perf_counter() - began
+        verify(model)
+        self.steps.append(Step(name, seconds, judge.measure(model) if judge else None))
+
+    def search(self, model: Model, layers: Sequence[Layer], judge: Judge, probes: Mapping[str, Probe]) -> str | None:
+        """Add rules to the recipe for what it leaves to its budget; says what of the budget could not be kept."""
+        budget = self.recipe.budget
+        chosen = [la for la in layers if any(self.recipe.options(la, p) for p in self.recipe.passes)]
+        if budget is None or not chosen:
+            return None
+        began = time.perf_counter()
+        self.progress.stage("search", len(chosen))
+        planner = Planner(chosen, probes, self.recipe)
+        target = budget.layer_sqnr_db
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                self.progress.stage(f"search again at {target:.0f} dB", len(chosen))
+            choices = planner.plan(target, self.progress.step)
+            found = judge.try_out(model, chosen, choices)
+            short = budget.model_sqnr_db - found.sqnr_db
+            if short <= 0 or target >= _MOST_DB:
+                break
+            target = min(_MOST_DB, target + max(1.5, short if np.isfinite(short) else 6.0))
+        given_back = self._give_back(model, chosen, choices, judge, budget) if short > 0 else []
+        self.recipe = self.recipe.with_rules(
+            Rule(match=la.name, skip=True) if la.name in given_back else choices[la.name].rule(la) for la in chosen)
+        self.steps.append(Step("search", time.perf_counter() - began, None))
+        for name in given_back:
+            self._refused[name] = f"with it compressed, the model would miss {budget.model_sqnr_db:g} dB"
+        if not given_back:
+            return None
+        return (f"to keep {budget.model_sqnr_db:g} dB on the whole model, {len(given_back)} layers were left alone: "
+                + ", ".join(given_back[:3]) + ", ..." * (len(given_back) > 3))
+
+    @staticmethod
+    def _give_back(model: Model, layers: Sequence[Layer], choices: Mapping[str, Choice], judge: Judge, budget: Budget) -> list[str]:
+        """The fewest layers, those whose output suffers most first, to leave alone so that the model keeps its budget."""
+        order = sorted((la for la in layers if np.isfinite(choices[la.name].sqnr_db)), key=lambda la: choices[la.name].sqnr_db)
+        low, high = 0, len(order)
+        while low < high:
+            middle = (low + high) // 2
+            left = {la.name for la in order[:middle]}
+            if judge.try_out(model, [la for la in layers if la.name not in left], choices).sqnr_db >= budget.model_sqnr_db:
+                high = middle
+            else:
+                low = middle + 1
+        return [la.name for la in order[:low]]
+
+    def lower(self, model: Model, layers: Sequence[Layer], encoding: Encode) -> Lowered:
+        began = time.perf_counter()
+        self.progress.stage("lower", sum(la.constant.weight is not None for la in layers))
+        lowered = lower(model, layers, self.recipe.activations, codec=encoding.codec, index_bits=encoding.index_bits or None,
+                        progress=self.progress.step)
+        model.graph.prune()
+        verify(model)
+        self.steps.append(Step("lower", time.perf_counter() - began, None))
+        return lowered
+
+    def plain(self, layers: Sequence[Layer], lowered: Lowered) -> list[LeftAlone]:
+        """Why layers that could have been compressed are not."""
+        found = []
+        for layer in layers:
+            skipped = not any(self.recipe.options(layer, p) for p in self.recipe.passes)
+            why = lowered.kept_plain.get(layer.name) or self._refused.get(layer.name) or (
+                "the recipe leaves it alone" if skipped else "no pass of the recipe shares its weights")
+            found.append(LeftAlone(layer.name, layer.op, why, layer.constant.nbytes))
+        return found
+
+    def verify(self, model: Model, judge: Judge) -> Fidelity:
+        self.progress.stage("verify", 0)
+        return judge.artifact(model)
+
+
+def _size_of(source: Source, model: Model) -> int:
+    """Bytes on disk, external data included."""
+    if isinstance(source, onnx.ModelProto):
+        return source.ByteSize()
+    return Path(source).stat().st_size + sum(path.stat().st_size for path in external_files(model))
+
+
+def _weight_bytes(model: Model) -> int:
+    """Bytes of all constants: initializers and Constant nodes, bodies included."""
+    total = 0
+    for graph in model.graph.graphs():
+        total += sum(c.nbytes for c in graph.constants.values())
+        total += sum(len(n.attributes["value"].t.SerializeToString()) for n in graph.structure if n.op == "Constant" and "value" in n.attributes)
+    return total
