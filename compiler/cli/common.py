@@ -1,0 +1,84 @@
+"""What several commands share: options, progress, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from eie.runtime.backends.base import ACTIVATIONS, Activations
+
+from ..errors import UserError
+from ..report.table import console
+
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+Backend = Annotated[str, typer.Option(help="What runs the compressed layers: cpu, ort or reference.")]
+Threads = Annotated[int, typer.Option(min=1, help="How many threads.")]
+Format = Annotated[str | None, typer.Option("--activations", help="What compressed layers compute in: f32, i16 or u8.", show_default=False)]
+
+
+def activations(text: str | None) -> Activations | None:
+    """The option ``--activations``, checked."""
+    if text is None:
+        return None
+    for known in ACTIVATIONS:
+        if text == known:
+            return known
+    raise UserError(f"{text!r} is none of {', '.join(ACTIVATIONS)}", where="--activations")
+
+
+def shapes(options: Sequence[str]) -> dict[str, list[int]]:
+    """``--shape input:1,3,224,224``, several times."""
+    found = {}
+    for text in options:
+        name, colon, dims = text.rpartition(":")
+        try:
+            shape = [int(d) for d in dims.split(",")] if dims else []
+        except ValueError:
+            shape = [-1]
+        if not colon or any(d < 0 for d in shape):
+            raise UserError(f"{text!r} does not read as an input's shape", where="--shape", hint="For example: --shape data:1,3,224,224.")
+        found[name] = shape
+    return found
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    json.dump(value, sys.stdout, indent=1, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+class Bars:
+    """Progress on standard error: a bar a stage in a terminal, a line a stage elsewhere if ``verbose``."""
+
+    def __init__(self, verbose: bool) -> None:
+        self._console = console(stderr=True)
+        self._verbose = verbose
+        self._progress = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                                  TextColumn("[dim]{task.fields[what]}"), console=self._console, transient=True,
+                                  disable=not self._console.is_terminal)
+        self._task: TaskID | None = None
+
+    def stage(self, name: str, steps: int) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(name, total=steps or None, what="")
+        if self._verbose and not self._console.is_terminal:
+            self._console.print(f"{name} ..." if not steps else f"{name}: {steps} ...", highlight=False)
+
+    def step(self, what: str) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, advance=1, what=what)
+
+    @contextmanager
+    def shown(self) -> Iterator[Bars]:
+        """While it lasts, the bars are on the screen."""
+        with self._progress:
+            yield self

@@ -1,0 +1,48 @@
+"""``eie inspect``: what an artifact holds, byte by byte."""
+
+from __future__ import annotations
+
+import math
+
+from rich.table import Table
+
+from eie.runtime.artifact import load_model, payloads
+from eie.runtime.format import decode, inspect
+
+from ..report.result import KINDS
+from ..report.table import console, size
+from .common import Json, ModelPath, print_json
+
+NAME = "inspect"
+
+
+def command(model: ModelPath, json: Json = False) -> None:
+    """Show the compressed weights of an artifact: shape, density, bits, codecs, and what each byte is for."""
+    proto = load_model(model)
+    rows = []
+    for payload in payloads(proto):
+        info = inspect(payload.content)
+        weight = decode(payload.content, where=payload.name)
+        rows.append({"name": payload.name, "nodes": list(payload.readers), "shape": list(weight.shape), "kept": weight.density,
+                     "bits": weight.bits, "shared_values": int(weight.codebook.size) - 1, "pattern": weight.pattern, "entries": info.entries,
+                     "code_codec": info.code_codec, "index_codec": info.index_codec, "index_bits": info.index_bits,
+                     "bytes": len(payload.content), "bytes_by_kind": dict(info.bytes_by_kind), "dense_bytes": 4 * math.prod(weight.shape)})
+    total = model.stat().st_size
+    held = sum(row["bytes"] for row in rows)
+    if json:
+        print_json({"file_bytes": total, "payload_bytes": held, "payloads": rows})
+        return
+    screen = console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("payload", overflow="fold")
+    table.add_column("read by", overflow="fold")
+    for title in ("shape", "kept", "bits", "coded as", "gaps", "bytes", "ratio", *KINDS):
+        table.add_column(title, justify="right", no_wrap=title == "shape")
+    for row in rows:
+        gaps = f"{row['index_codec']}/{row['index_bits']}" if row["index_bits"] else "-"
+        table.add_row(row["name"], ", ".join(row["nodes"]), "x".join(map(str, row["shape"])), f"{row['kept']:.0%}", str(row["bits"]),
+                      row["code_codec"], gaps, size(row["bytes"]), f"{row['dense_bytes'] / max(1, row['bytes']):.1f}x",
+                      *(size(row["bytes_by_kind"][k]) for k in KINDS))
+    screen.print(table, highlight=False)
+    screen.print(f"\n{size(total)} in the file: {size(held)} in {len(rows)} payloads, {size(total - held)} graph, biases and what is not compressed",
+                 highlight=False)

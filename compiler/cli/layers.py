@@ -1,0 +1,45 @@
+"""``eie layers``: what a recipe's rules can name."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.table import Table
+
+from ..analysis.layers import find_layers
+from ..ir.reader import read
+from ..ir.verifier import verify
+from ..passes.canonicalize import Canonicalize
+from ..report.table import console, left_alone, size
+from .common import Json, ModelPath, print_json
+
+NAME = "layers"
+
+
+def command(model: ModelPath, json: Json = False) -> None:
+    """List the weights that can be compressed, by the names recipes use, and the constants that can't."""
+    graph = read(model)
+    verify(graph)
+    Canonicalize().run(graph)
+    layers, alone = find_layers(graph)
+    rows = []
+    for layer in layers:
+        weight = layer.array()
+        rows.append({"name": layer.name, "op": layer.op, "shape": list(layer.shape), "bytes": layer.constant.nbytes,
+                     "nonzero": float(np.count_nonzero(weight)) / max(1, weight.size), "deviation": float(weight.std()),
+                     "largest": float(np.abs(weight).max(initial=0))})
+    if json:
+        print_json({"layers": rows, "left_alone": [{"name": i.name, "op": i.op, "why": i.why, "bytes": i.bytes} for i in alone]})
+        return
+    screen = console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("layer", overflow="fold")
+    table.add_column("operator")
+    for title in ("shape", "bytes", "not zero", "deviation", "largest"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        table.add_row(str(row["name"]), str(row["op"]), "x".join(map(str, row["shape"])), size(row["bytes"]), f"{row['nonzero']:.0%}",
+                      f"{row['deviation']:.4f}", f"{row['largest']:.4f}")
+    screen.print(table, highlight=False)
+    rest = left_alone(alone, every=True)
+    if rest is not None:
+        screen.print(rest, highlight=False)

@@ -1,0 +1,126 @@
+"""What people read in a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..analysis.layers import LeftAlone
+from .result import KINDS, LayerRow, Result
+
+_NARROW = 110  # columns below which the bytes by kind are left out of the table
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console as wide as the terminal; 140 columns where the output goes elsewhere."""
+    plain = Console(stderr=stderr)
+    return plain if plain.is_terminal else Console(stderr=stderr, width=140)
+
+
+def size(count: float) -> str:
+    """Bytes for people: 812 B, 26.2 kB, 1.07 MB (powers of ten, as file sizes are sold)."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            value = count / scale
+            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}" if value >= 10 else f"{value:.2f} {unit}"
+    return f"{count:.0f} B"
+
+
+def decibels(value: float) -> str:
+    """A signal-to-noise ratio for people."""
+    return "equal" if math.isinf(value) and value > 0 else f"{value:.1f} dB"
+
+
+def layer_table(rows: Sequence[LayerRow], width: int) -> Table:
+    """A row a compressed weight, totals below."""
+    table = Table(box=None, pad_edge=False, show_footer=bool(rows), header_style="bold", footer_style="bold")
+    before, after = sum(r.bytes_before for r in rows), sum(r.bytes_after for r in rows)
+    weights = sum(math.prod(r.shape) for r in rows)
+    kept = sum(r.kept * math.prod(r.shape) for r in rows) / max(1, weights)
+    wide = width >= _NARROW
+    table.add_column("layer", footer=f"{len(rows)} weight{'s' * (len(rows) != 1)}", overflow="fold", max_width=36)
+    table.add_column("operator")
+    table.add_column("shape", no_wrap=True)
+    table.add_column("kept", justify="right", footer=f"{kept:.0%}")
+    table.add_column("bits", justify="right")
+    table.add_column("before", justify="right", footer=size(before), no_wrap=True)
+    table.add_column("after", justify="right", footer=size(after), no_wrap=True)
+    table.add_column("ratio", justify="right", footer=f"{before / after:.1f}x" if after else "")
+    if wide:
+        for kind in KINDS:
+            table.add_column(kind, justify="right", style="dim", no_wrap=True, footer=size(sum(r.bytes_by_kind[kind] for r in rows)))
+    table.add_column("error", justify="right")
+    table.add_column("kernel", overflow="fold")
+    for row in rows:
+        kinds = [size(row.bytes_by_kind[kind]) if row.bytes_by_kind[kind] else "" for kind in KINDS] if wide else []
+        table.add_row(row.name, row.op, "x".join(map(str, row.shape)), f"{row.kept:.0%}", str(row.bits), size(row.bytes_before),
+                      size(row.bytes_after), f"{row.bytes_before / max(1, row.bytes_after):.1f}x", *kinds,
+                      f"{row.error:.1%}" if row.error else "0", row.verdict.kernel)
+    return table
+
+
+def left_alone(items: Sequence[LeftAlone], *, every: bool) -> RenderableType | None:
+    """Which constants stay as they are, and why: grouped by reason, or each of them."""
+    if not items:
+        return None
+    reasons: dict[str, list[LeftAlone]] = {}
+    for item in items:
+        reasons.setdefault(item.why, []).append(item)
+    lines = []
+    for why, group in sorted(reasons.items(), key=lambda pair: -sum(i.bytes for i in pair[1])):
+        shown = group if every else group[:3]
+        names = ", ".join(f"{i.name} ({i.op})" for i in shown) + (f" and {len(group) - len(shown)} more" if len(group) > len(shown) else "")
+        lines.append(Text.assemble(("  " + names, "dim"), f": {why}; {size(sum(i.bytes for i in group))}"))
+    return Group(Text("left alone", style="bold"), *lines)
+
+
+def reasons(rows: Sequence[LayerRow], *, every: bool) -> RenderableType | None:
+    """Why each kernel was chosen: one example a kernel, or every layer."""
+    if not rows:
+        return None
+    shown: dict[str, LayerRow] = {}
+    for row in rows:
+        shown.setdefault(row.name if every else row.verdict.kernel, row)
+    lines = [Text.assemble(("  " + (row.name if every else row.verdict.kernel), "dim"), f": {row.verdict.why}",
+                           "" if every else (f" ({row.name})", "dim")) for row in shown.values()]
+    return Group(Text("kernels", style="bold"), *lines)
+
+
+def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[RenderableType]:
+    """The whole answer of ``optimize``: table, what was left alone, totals, and how right it still is."""
+    if result.layers:
+        yield layer_table(result.layers, width)
+        yield ""
+        chosen = reasons(result.layers, every=verbose)
+        if chosen:
+            yield chosen
+    alone = left_alone(result.left_alone, every=verbose)
+    if alone:
+        yield alone
+    if verbose:
+        yield Text("passes", style="bold")
+        for step in result.steps:
+            moved = decibels(step.fidelity.sqnr_db) if step.fidelity else "outputs as before"
+            yield Text(f"  {step.name}: {step.seconds:.2f} s, {moved}")
+    yield ""
+    compressed = sum(math.prod(r.shape) * 4 for r in result.layers)
+    plain = sum(i.bytes for i in result.left_alone)
+    yield f"coverage   {compressed / max(1, compressed + plain):.1%} of the weights are in {len(result.layers)} compressed layers"
+    kind = "made-up input" if result.made_up else "the given samples"
+    agreement = "" if result.verify.top1_agreement is None else f", top-1 agrees on {result.verify.top1_agreement:.1%}"
+    yield f"outputs    {decibels(result.verify.sqnr_db)} from the original on {result.verify.samples} samples of {kind}{agreement}"
+    if result.accuracy:
+        a = result.accuracy
+        yield f"accuracy   {a.before:.2%} before, {a.after:.2%} after ({(a.after - a.before) * 100:+.2f} points, {a.samples:,} labelled samples)"
+    yield f"weights    {size(result.weight_bytes_before)} before, {size(result.weight_bytes_after)} after"
+    if result.output_bytes:
+        yield Text.assemble(("file       ", "bold"), (f"{size(result.input_bytes)} before, {size(result.output_bytes)} after: "
+                            f"{result.ratio:.1f} times smaller", "bold"), f"   {path}")
+        if result.output_bytes >= result.input_bytes:
+            yield Text("the artifact is no smaller than the model: what it holds was compact already", style="yellow")
+    if result.missed:
+        yield Text(f"missed     {result.missed}", style="yellow")
