@@ -1,0 +1,50 @@
+# What people do daily. `make run` and `make test` need Python 3.11 or newer, a C compiler, and nothing else.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+CC     ?= cc
+MODEL  := models/lenet-300-100.onnx
+CORE   := $(wildcard csrc/codec/*.c csrc/kernels/*.c csrc/ops/*.c csrc/cluster/*.c)
+
+.PHONY: help run test test-slow lint fuzz sanitize bench dist clean
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / \t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml setup.py MANIFEST.in $(CORE) $(wildcard csrc/*/*.h csrc/*/*.inc csrc/ort/*.c)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@mkdir -p .typing/eie && ln -sfn ../../compiler .typing/eie/compiler && ln -sfn ../../runtime .typing/eie/runtime
+	@touch $@
+
+run: $(VENV)/.installed ## install, and optimize the bundled LeNet-300-100
+	$(BIN)/optimize $(MODEL) -o build/lenet-300-100.eie.onnx
+
+test: $(VENV)/.tested lint ## all tests but the slow ones, and the linters
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+test-slow: $(VENV)/.tested ## the slow tests: wheel and sdist in clean environments, exhaustive sweeps
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(VENV)/.tested ## ruff and mypy
+	$(BIN)/ruff check .
+	MYPYPATH=.typing $(BIN)/mypy
+
+fuzz: ## damaged payloads through the C decoder, under AddressSanitizer and UBSan: make fuzz SECONDS=300
+	$(MAKE) -C tests/fuzz CC=$(CC) SECONDS=$(or $(SECONDS),120)
+
+sanitize: ## the C self-tests under AddressSanitizer and UBSan
+	$(MAKE) -C tests/csrc CC=$(CC)
+
+bench: $(VENV)/.tested ## kernels beside ONNX Runtime
+	$(BIN)/python benchmarks/gemm.py
+	$(BIN)/python benchmarks/conv.py
+
+dist: $(VENV)/.tested ## sdist and wheel
+	$(BIN)/python -m build
+
+clean:
+	rm -rf $(VENV) build dist .typing *.egg-info runtime/*.so
