@@ -1,0 +1,90 @@
+"""Samples: slicing the user's arrays into runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eie.compiler.data import Input, load_npz, split
+from eie.compiler.errors import UserError
+
+IMAGE = Input("x", (None, 1, 4, 4))
+ONE = Input("x", (1, 1, 4, 4))
+
+
+def test_open_batch_is_cut_into_batches() -> None:
+    x = np.arange(5 * 16, dtype=np.float32).reshape(5, 1, 4, 4)
+    feeds, labels = split({"x": x, "label": np.arange(5)}, [IMAGE], batch=2)
+    assert [len(f["x"]) for f in feeds] == [2, 2, 1]
+    assert labels is not None
+    np.testing.assert_array_equal(np.concatenate([f["x"] for f in feeds]), x)
+    np.testing.assert_array_equal(labels, np.arange(5))
+
+
+def test_a_batch_of_one_is_fed_sample_by_sample() -> None:
+    feeds, _ = split({"x": np.zeros((3, 1, 4, 4))}, [ONE], batch=64)
+    assert [f["x"].shape for f in feeds] == [(1, 1, 4, 4)] * 3
+
+
+def test_a_stack_of_whole_inputs() -> None:
+    feeds, _ = split({"x": np.arange(6).reshape(3, 2)}, [Input("x", (2,))])
+    assert [list(f["x"]) for f in feeds] == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_a_fixed_batch_takes_as_many_at_a_time() -> None:
+    feeds, labels = split({"x": np.zeros((8, 3)), "label": np.zeros(8)}, [Input("x", (4, 3))], batch=64)
+    assert [f["x"].shape for f in feeds] == [(4, 3)] * 2
+    assert labels is not None
+    assert len(labels) == 8
+
+
+def test_what_does_not_count_samples_goes_into_every_run() -> None:
+    inputs = [Input("x", (None, 3)), Input("state", (2, None, 4)), Input("rate", ())]
+    data = {"x": np.zeros((5, 3)), "state": np.ones((2, 1, 4)), "rate": np.array(16_000)}
+    feeds, labels = split(data, inputs)
+    assert labels is None
+    assert len(feeds) == 5
+    assert all(f["state"].shape == (2, 1, 4) and f["rate"] == 16_000 for f in feeds)
+
+
+def test_one_sample() -> None:
+    feeds, _ = split({"x": np.zeros((1, 1, 4, 4))}, [ONE])
+    assert len(feeds) == 1
+    assert feeds[0]["x"].shape == (1, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"y": np.zeros(3)}, "no array for input 'x'"),
+        ({"x": np.zeros((5, 1, 4, 4)), "label": np.zeros(4)}, "4 labels for 5 samples"),
+    ],
+)
+def test_what_is_refused(data: dict[str, np.ndarray], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        split(data, [IMAGE])
+
+
+def test_two_counts_are_refused() -> None:
+    inputs = [Input("a", (None, 2)), Input("b", (None, 2))]
+    with pytest.raises(UserError, match="different numbers"):
+        split({"a": np.zeros((3, 2)), "b": np.zeros((4, 2))}, inputs)
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    with pytest.raises(UserError, match="can't read"):
+        load_npz(path)
+    path.write_bytes(b"PK\x03\x04 not a zip")
+    with pytest.raises(UserError, match="can't read"):
+        load_npz(path)
+    np.savez(path, x=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(UserError, match="can't read"):
+        load_npz(path)
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(UserError, match="one bare array"):
+        load_npz(tmp_path / "one.npy")
+    np.savez(path, x=np.arange(3))
+    np.testing.assert_array_equal(load_npz(path)["x"], np.arange(3))
