@@ -6,7 +6,7 @@ CC     ?= cc
 MODEL  := models/lenet-300-100.onnx
 CORE   := $(wildcard csrc/codec/*.c csrc/kernels/*.c csrc/ops/*.c csrc/cluster/*.c)
 
-.PHONY: help run test test-slow lint fuzz sanitize bench dist clean
+.PHONY: help setup run test test-slow lint fuzz sanitize bench dist clean
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / \t/' | expand -t 14
 
@@ -19,6 +19,8 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@mkdir -p .typing/eie && ln -sfn ../../compiler .typing/eie/compiler && ln -sfn ../../runtime .typing/eie/runtime
 	@touch $@
+
+setup: $(VENV)/.tested ## everything for development, into .venv
 
 run: $(VENV)/.installed ## install, and optimize the bundled LeNet-300-100
 	$(BIN)/optimize $(MODEL) -o build/lenet-300-100.eie.onnx
