@@ -1,0 +1,168 @@
+"""Reads ONNX into a Graph. Large tensors are mapped, not loaded: a model of many gigabytes opens in the time its graph takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from google.protobuf.message import DecodeError
+
+from ..errors import ModelError
+from .graph import Constant, Graph, Model, Node
+
+_PACKED = {t for n in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2") if (t := getattr(onnx.TensorProto, n, None)) is not None}
+
+
+def read(source: str | Path | onnx.ModelProto) -> Model:
+    """An ONNX file, or a model in memory, as Model.
+
+    Raises:
+        ModelError: there is no such file, it is no ONNX model, or its external data is missing, short, or outside its folder.
+    """
+    if isinstance(source, onnx.ModelProto):
+        proto, path = source, None
+    else:
+        path = Path(source)
+        proto = _parse(path)
+    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
+        raise ModelError("no ONNX model: it holds no graph", where=str(path or "model"), hint="Give a file that onnx.load can read.")
+    data = _External(path)
+    opsets = {o.domain if o.domain != "ai.onnx" else "": o.version for o in proto.opset_import}
+    graph = _graph(proto.graph, Graph(opsets=opsets or {"": 1}), data)
+    extra = onnx.ModelProto()
+    extra.CopyFrom(_without(proto, "graph"))
+    extra.ClearField("opset_import")
+    return Model(graph, proto.ir_version, extra, str(path) if path else None)
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    hint = "Give an ONNX file."
+    try:
+        content = path.read_bytes()
+    except IsADirectoryError as error:
+        raise ModelError("this is a folder", where=str(path), hint=hint) from error
+    except OSError as error:
+        raise ModelError(f"can't read the model: {error.strerror or error}", where=str(path), hint=hint) from error
+    if not content:
+        raise ModelError("the file is empty", where=str(path), hint=hint)
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(content)
+    except DecodeError as error:
+        raise ModelError("no ONNX model, or a truncated one: it does not parse", where=str(path), hint=hint) from error
+    return proto
+
+
+def _without(proto: onnx.ModelProto, field: str) -> onnx.ModelProto:
+    """A copy that leaves out one field without copying it first."""
+    made = onnx.ModelProto()
+    for descriptor, value in proto.ListFields():
+        if descriptor.name == field:
+            continue
+        if descriptor.is_repeated:
+            getattr(made, descriptor.name).extend(value)
+        elif descriptor.message_type is not None:
+            getattr(made, descriptor.name).CopyFrom(value)
+        else:
+            setattr(made, descriptor.name, value)
+    return made
+
+
+def _graph(proto: onnx.GraphProto, graph: Graph, data: _External) -> Graph:
+    graph.name = proto.name
+    graph.inputs, graph.outputs = list(proto.input), list(proto.output)
+    graph.value_info = {v.name: v for v in proto.value_info}
+    for tensor in proto.initializer:
+        graph.constants[tensor.name] = Constant(tensor.name, data.map(tensor) if _is_external(tensor) else tensor)
+    for descriptor, value in proto.ListFields():
+        if descriptor.name in {"doc_string"}:
+            setattr(graph.extra, descriptor.name, value)
+        elif descriptor.name in {"quantization_annotation", "sparse_initializer", "metadata_props"}:
+            getattr(graph.extra, descriptor.name).extend(value)
+    # a file lists operators in an order in which they run: readers find their producers there already
+    for item in proto.node:
+        graph.add(_node(item, graph, data))
+    return graph
+
+
+def _node(proto: onnx.NodeProto, graph: Graph, data: _External) -> Node:
+    rest = onnx.NodeProto()
+    for descriptor, value in proto.ListFields():
+        if descriptor.name in {"doc_string", "overload"}:
+            setattr(rest, descriptor.name, value)
+        elif descriptor.name in {"metadata_props", "device_configurations"}:
+            getattr(rest, descriptor.name).extend(value)
+    node = Node(proto.op_type, list(proto.input), list(proto.output), "" if proto.domain == "ai.onnx" else proto.domain, proto.name, proto=rest)
+    for attribute in proto.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            node.bodies[attribute.name] = [_graph(attribute.g, Graph(parent=graph), data)]
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            node.bodies[attribute.name] = [_graph(g, Graph(parent=graph), data) for g in attribute.graphs]
+            node.attributes[attribute.name] = onnx.AttributeProto(name=attribute.name, type=attribute.type)
+        else:
+            if attribute.type == onnx.AttributeProto.TENSOR and _is_external(attribute.t):
+                attribute = onnx.helper.make_attribute(attribute.name, onnx.numpy_helper.from_array(np.asarray(data.map(attribute.t)), attribute.t.name))
+            node.attributes[attribute.name] = attribute
+    return node
+
+
+def _is_external(tensor: onnx.TensorProto) -> bool:
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
+class _External:
+    """The files beside a model, each mapped once."""
+
+    def __init__(self, model: Path | None) -> None:
+        self.model = model
+        self._files: dict[Path, npt.NDArray[np.uint8]] = {}
+
+    def map(self, tensor: onnx.TensorProto) -> npt.NDArray[np.generic] | onnx.TensorProto:
+        """The tensor as read-only memory map.
+
+        Raises:
+            ModelError: the data is missing, too short, or lies outside the model's folder.
+        """
+        where = f"{self.model or 'model'}, tensor {tensor.name!r}"
+        if self.model is None:
+            raise ModelError("its data lies in another file", where=where, hint="Give the model's path instead of the model in memory.")
+        entry = {e.key: e.value for e in tensor.external_data}
+        folder = self.model.resolve().parent
+        path = (folder / entry.get("location", "")).resolve()
+        if not entry.get("location") or not path.is_relative_to(folder) or path == folder:
+            raise ModelError(f"its data would lie outside the model's folder, at {entry.get('location', '')!r}", where=where,
+                             hint="This file may not be trustworthy.")
+        if path not in self._files:
+            try:
+                self._files[path] = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
+            except (OSError, ValueError) as error:
+                raise ModelError(f"can't read its data file {path.name}: {error}", where=where,
+                                 hint="Keep the data file beside the model.") from error
+        content = self._files[path]
+        try:
+            elements = _product(tensor.dims)
+            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+            offset = int(entry.get("offset", 0))
+            size = (elements * (4 if tensor.data_type in _PACKED else 8 * dtype.itemsize) + 7) // 8
+            length = int(entry.get("length", size))
+        except (ValueError, KeyError) as error:
+            raise ModelError(f"its type, shape or offset is not valid: {error}", where=where) from error
+        if offset < 0 or length != size or offset + size > content.size:
+            raise ModelError(f"it needs {size:,} bytes from {offset:,}, but {path.name} holds {content.size:,} and {length:,} are announced",
+                             where=where, hint="The data file is truncated or belongs to another model.")
+        part = content[offset : offset + size]
+        if tensor.data_type in _PACKED:
+            return onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, raw_data=part.tobytes())
+        return part.view(dtype).reshape(tuple(tensor.dims)) if offset % dtype.itemsize == 0 else np.frombuffer(
+            part.tobytes(), dtype).reshape(tuple(tensor.dims))
+
+
+def _product(dims: object) -> int:
+    total = 1
+    for d in dims:  # type: ignore[attr-defined]
+        if d < 0:
+            raise ValueError(f"dimension {d}")
+        total *= int(d)
+    return total

@@ -1,0 +1,190 @@
+"""Writes a Graph as ONNX: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from ..errors import ModelError, UserError
+from .graph import Constant, Graph, Model, Node
+
+LIMIT = 1_900_000_000  # bytes: protobuf can't hold 2 GiB in one message
+_INLINE = 1024         # bytes: smaller tensors stay in the model file
+_ALIGNED = 4096        # bytes: so that ONNX Runtime can map each tensor, and vector loads are aligned
+
+
+def to_proto(model: Model) -> onnx.ModelProto:
+    """The model as protocol buffer, with all tensors inside.
+
+    Raises:
+        ModelError: the tensors take more than a protocol buffer can hold; ``save`` writes such a model.
+    """
+    total = _total(model)
+    if total > LIMIT:
+        raise ModelError(f"{total:,} bytes of tensors do not fit one protocol buffer", where=model.path, hint="Save it with external data.")
+    return _proto(model, None)
+
+
+def save(model: Model, path: str | Path, *, external: bool | None = None) -> int:
+    """Write the model; returns the bytes written, external data included.
+
+    Args:
+        model: what to write.
+        path: where to; an existing file is replaced when all is written, and kept as it is when anything fails.
+        external: put tensors into ``NAME.data`` beside it; None: only where one file can't hold them.
+
+    Raises:
+        UserError: the path can't be written, or the disk is full.
+    """
+    path = Path(path)
+    if external is None:
+        external = _total(model) > LIMIT
+    if not external:
+        with write_beside(path) as stream:
+            return stream.write(_proto(model, None).SerializeToString(deterministic=True))
+    name = path.name + ".data"
+    with write_beside(path.with_name(name)) as data, write_beside(path) as stream:
+        content = _proto(model, _DataFile(data, name)).SerializeToString(deterministic=True)
+        return stream.write(content) + data.tell()
+
+
+def size_of(model: Model) -> int:
+    """The bytes ``save`` would write."""
+    return _proto(model, None).ByteSize() if _total(model) <= LIMIT else _total(model)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        UserError: the path can't be written.
+    """
+    with write_beside(path) as stream:
+        stream.write(text.encode())
+
+
+@contextmanager
+def write_beside(path: Path) -> Iterator[BinaryIO]:
+    """A stream to a new file that takes ``path``'s place when the block ends well, and is removed when it does not.
+
+    Raises:
+        UserError: the path can't be written, or the disk is full.
+    """
+    hint = "Nothing was written. Choose another place, or free some room."
+    temporary: str | None = None
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "this is a folder")
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
+        Path(temporary).chmod(mode)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise UserError(f"can't write: {error.strerror or error}", where=str(path), hint=hint) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _total(model: Model) -> int:
+    return sum(c.nbytes for graph in model.graph.graphs() for c in graph.constants.values())
+
+
+class _DataFile:
+    """External data being written."""
+
+    def __init__(self, stream: BinaryIO, name: str) -> None:
+        self.stream, self.name = stream, name
+
+    def put(self, constant: Constant, proto: onnx.TensorProto) -> None:
+        """Append the constant's bytes and let ``proto`` point at them."""
+        self.stream.write(bytes(-self.stream.tell() % _ALIGNED))
+        offset = self.stream.tell()
+        content = constant.content
+        if isinstance(content, np.ndarray):
+            array = np.ascontiguousarray(content)
+            for part in np.array_split(array.reshape(-1).view(np.uint8), max(1, array.nbytes >> 26)):  # a mapped tensor stays mapped
+                self.stream.write(part.data)
+        else:
+            self.stream.write(_tensor(constant).raw_data)
+        proto.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", self.name), ("offset", offset), ("length", self.stream.tell() - offset)):
+            proto.external_data.add(key=key, value=str(value))
+
+
+def _proto(model: Model, data: _DataFile | None) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.extra)
+    proto.ir_version = model.ir_version
+    for domain, version in model.graph.opsets.items():
+        proto.opset_import.add(domain=domain, version=version)
+    _graph(model.graph, proto.graph, data)
+    return proto
+
+
+def _graph(graph: Graph, proto: onnx.GraphProto, data: _DataFile | None) -> None:
+    proto.CopyFrom(graph.extra)
+    proto.name = graph.name
+    proto.input.extend(graph.inputs)
+    proto.output.extend(graph.outputs)
+    proto.value_info.extend(graph.value_info.values())
+    for name, constant in graph.constants.items():
+        tensor = proto.initializer.add()
+        if data is not None and constant.nbytes > _INLINE and constant.data_type != onnx.TensorProto.STRING:
+            tensor.name, tensor.data_type = name, constant.data_type
+            tensor.dims.extend(constant.dims)
+            data.put(constant, tensor)
+        else:
+            tensor.CopyFrom(_tensor(constant))
+            tensor.name = name
+    for node in graph.nodes:
+        _node(node, proto.node.add(), data)
+
+
+def _node(node: Node, proto: onnx.NodeProto, data: _DataFile | None) -> None:
+    if node.proto is not None:
+        proto.CopyFrom(node.proto)
+    proto.op_type, proto.domain, proto.name = node.op, node.domain, node.name
+    proto.input.extend(node.inputs)
+    proto.output.extend(node.outputs)
+    for name, attribute in node.attributes.items():
+        if name not in node.bodies:
+            proto.attribute.add().CopyFrom(attribute)
+    for name, bodies in node.bodies.items():
+        attribute = proto.attribute.add(name=name)
+        if name in node.attributes:  # GRAPHS
+            attribute.type = onnx.AttributeProto.GRAPHS
+            for body in bodies:
+                _graph(body, attribute.graphs.add(), data)
+        else:
+            attribute.type = onnx.AttributeProto.GRAPH
+            _graph(bodies[0], attribute.g, data)
+
+
+def _tensor(constant: Constant) -> onnx.TensorProto:
+    content = constant.content
+    if isinstance(content, onnx.TensorProto):
+        return content
+    array = np.ascontiguousarray(constant.array()).reshape(constant.dims)
+    proto = numpy_helper.from_array(array, constant.name)
+    proto.data_type = constant.data_type
+    return proto
