@@ -438,9 +438,9 @@ def _attributes(node: onnx.NodeProto, operator: Operator, where: str) -> dict[st
                               where=where, hint=f"It knows {', '.join(sorted(known)) or 'none'}")  # fmt: skip
         if kind != known[attribute.name]:
             raise FormatError(f"attribute {attribute.name!r} is not of kind {known[attribute.name]}", where=where)
-        value: Any = attribute.s if kind == "string" else onnx.helper.get_attribute_value(attribute)
-        if isinstance(value, bytes):
-            value = value.decode("utf-8", "backslashreplace")
+        value: Any = onnx.helper.get_attribute_value(attribute)
+        if kind == "string":
+            value = str(attribute.s, "utf-8", "backslashreplace")
         found[attribute.name] = [int(v) for v in value] if kind == "ints" else value
     return found
 

@@ -138,10 +138,12 @@ class Executor:
         self.layers: list[LayerReport] = []
         self.formats: set[Activations] = set()
         self.payload_names: set[str] = set()
-        self._root = self._read(model.graph, None)
-        self._settle(self._root)
-        types = [i.type for i in _fed_inputs(model.graph, self._root.scope)]
-        self.program = self._compile(self._root, types)
+        root = self._read(model.graph, None)
+        self._constants = root.scope.constants
+        self._settle(root)
+        types = [i.type for i in _fed_inputs(model.graph, root.scope)]
+        self.program = self._compile(root, types)
+        del self._constants, self._backend  # the program holds what is still needed
 
     # -- read --------------------------------------------------------------------------------------------------------
 
@@ -179,7 +181,8 @@ class Executor:
         expected = {"If": ["else_branch", "then_branch"], "Loop": ["body"], "Scan": ["body"]}.get(node.op_type)
         if node.domain not in ("", "ai.onnx") or expected is None:
             raise ModelError("holds compressed layers in its body, and only If, Loop and Scan may do that here",
-                             where=where, hint="Run it with backend 'ort', or leave its layers uncompressed")  # fmt: skip
+                             where=where,
+                             hint="Run it with backend 'ort', or leave its layers uncompressed")  # fmt: skip
         if sorted(bodies) != expected:
             raise ModelError(f"has the bodies {bodies} instead of {expected}", where=where)
         if node.op_type == "Scan" and self._opsets.get("", 1) < 9:
@@ -276,7 +279,7 @@ class Executor:
     def _hoist(self, stem: str, content: np.ndarray[Any, Any] | onnx.TensorProto) -> str:
         """Make a tensor a constant of the model's own graph, which every body sees; gives its name."""
         name = self._fresh(stem)
-        self._root.scope.constants[name] = Constant(name, content, self._tensors)
+        self._constants[name] = Constant(name, content, self._tensors)
         return name
 
     def _fresh(self, stem: str) -> str:

@@ -67,8 +67,8 @@ class Constant:
             self._content = self._tensors.array(self._content)
         return self._content
 
-    def add_to(self, graph: onnx.GraphProto, name: str) -> tuple[str, Any] | None:
-        """Make it an initializer of ``graph``; gives name and OrtValue where the bytes are handed over by reference."""
+    def add_to(self, graph: onnx.GraphProto, name: str) -> Any:
+        """Make it an initializer of ``graph``; gives an OrtValue where the bytes are handed over by reference."""
         import onnx
 
         if self.sparse is not None:
@@ -90,7 +90,7 @@ class Constant:
         tensor = graph.initializer.add(name=name, data_type=kind, dims=array.shape,
                                        data_location=onnx.TensorProto.EXTERNAL)  # fmt: skip
         tensor.external_data.add(key="location", value="held in memory")
-        return name, self._ort_value(array)
+        return self._ort_value(array)
 
     def _ort_value(self, array: np.ndarray[Any, Any]) -> Any:
         import onnxruntime
@@ -185,18 +185,18 @@ class Segment:
         self.writes = tuple(outputs)
         self.where = name_nodes(nodes)
         self._settings = settings
-        self._references: list[tuple[str, Any]] = []
-        model = self._model(nodes, inputs, constants)
-        self._session = self._open(model)
+        model, references = self._model(nodes, inputs, constants)
+        self._session = self._open(model, references)
         found = {o.name: valueinfo.parse_type(o.type, _known_dims(o.shape)) for o in self._session.get_outputs()}
         casts = {n: t for n, t in found.items() if _numpy_lacks(t)}
         if casts:  # what numpy has no type for travels between pieces as float32, which holds all its values
-            self._session = self._open(_with_output_casts(model, list(casts)))
+            self._session = self._open(_with_output_casts(model, list(casts)), references)
         self._cast = set(casts)
         self.types: dict[str, onnx.TypeProto] = found
 
     def _model(self, nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, onnx.TypeProto],
-               constants: Mapping[str, Constant]) -> onnx.ModelProto:  # fmt: skip
+               constants: Mapping[str, Constant]) -> tuple[onnx.ModelProto, dict[str, Any]]:  # fmt: skip
+        """The segment as a model, and the OrtValues of the constants that are handed over by reference."""
         import onnx
 
         settings = self._settings
@@ -217,19 +217,20 @@ class Segment:
         _inline_bodies(graph.node, settings.tensors)
         for name in self.writes:
             graph.output.add(name=name)
+        references: dict[str, Any] = {}
         for name, constant in constants.items():
-            reference = constant.add_to(graph, name)
-            if reference is not None:
-                self._references.append(reference)
+            value = constant.add_to(graph, name)
+            if value is not None:
+                references[name] = value
         self._feed = {name: i.name for name, i in zip(inputs, graph.input, strict=True)}
-        return model
+        return model, references
 
-    def _open(self, model: onnx.ModelProto) -> Any:
+    def _open(self, model: onnx.ModelProto, references: Mapping[str, Any]) -> Any:
         import onnxruntime
 
         options = session_options(self._settings.threads, spin=False)
-        if self._references:
-            options.add_external_initializers([n for n, _ in self._references], [v for _, v in self._references])
+        if references:  # ONNX Runtime copies them, so that nothing here need be kept after
+            options.add_external_initializers(list(references), list(references.values()))
         with translated(ModelError, self.where, "ONNX Runtime does not accept it"):
             return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

@@ -187,8 +187,9 @@ def _check_options(threads: int, activations: str | None) -> None:
 
 def _nearest(name: str, names: Iterable[str]) -> str:
     names = list(names)
-    near = difflib.get_close_matches(name, names, 1, 0.4)
-    return f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(map(repr, names)) or 'none'}"
+    folded = {n.casefold(): n for n in reversed(names)}
+    near = difflib.get_close_matches(name.casefold(), folded, 1, 0.4)
+    return f"Did you mean {folded[near[0]]!r}?" if near else f"There are {', '.join(map(repr, names)) or 'none'}"
 
 
 def _fitting(name: str, value: Any, kind: onnx.TypeProto) -> Any:

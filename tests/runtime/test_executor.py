@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper, parser
+
 from eie.runtime import format as container
 from eie.runtime.artifact import DOMAIN, Tensors, bodies_of, eie_nodes, load_model
 from eie.runtime.backends.base import LayerSpec, Run
@@ -19,13 +27,10 @@ from eie.runtime.partition import schedule
 from eie.runtime.program import LayerStep
 from eie.runtime.segments import Segment
 from eie.runtime.weight import Weight
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from onnx import helper, numpy_helper, parser
 
 Feeds = Mapping[str, Any]
 
-# -- an artifact from any model, by brute force --------------------------------------------------------------------------
+# -- an artifact from any model, by brute force ----------------------------------------------------------------------
 
 
 def round_weight(dense: np.ndarray[Any, Any], values: int = 14) -> Weight:
@@ -41,7 +46,7 @@ def round_weight(dense: np.ndarray[Any, Any], values: int = 14) -> Weight:
 
 
 def compress(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """(the model with its weights rounded, the artifact of that): every layer with a constant weight, bodies included."""
+    """(the model with its weights rounded, its artifact): every layer with a constant weight, bodies included."""
     dense, artifact = onnx.ModelProto(), onnx.ModelProto()
     dense.CopyFrom(model)
     artifact.CopyFrom(model)
@@ -50,16 +55,26 @@ def compress(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     return dense, artifact
 
 
-SLOTS = {"MatMul": (1,), "Gemm": (1,), "Conv": (1,), "ConvTranspose": (1,), "LSTM": (1, 2), "GRU": (1, 2), "Gather": (0,)}
+SLOTS = {
+    "MatMul": (1,),
+    "Gemm": (1,),
+    "Conv": (1,),
+    "ConvTranspose": (1,),
+    "LSTM": (1, 2),
+    "GRU": (1, 2),
+    "Gather": (0,),
+}
 
 
-def _compress(dense: onnx.GraphProto, artifact: onnx.GraphProto, outer: list[tuple[onnx.GraphProto, onnx.GraphProto]]) -> None:
+def _compress(
+    dense: onnx.GraphProto, artifact: onnx.GraphProto, outer: list[tuple[onnx.GraphProto, onnx.GraphProto]]
+) -> None:
     scopes = [(dense, artifact), *outer]
     for d, a in zip(dense.node, artifact.node, strict=True):
         for (_, db), (_, ab) in zip(bodies_of(d), bodies_of(a), strict=True):
             _compress(db, ab, scopes)
         slots = SLOTS.get(d.op_type, ())
-        if slots and all(_holder(scopes, d.input[s]) for s in slots):
+        if slots and all(_holder(scopes, d.input[s]) for s in slots) and _has_compressed_form(scopes, d):
             for slot in slots:
                 _payload(scopes, d, a, slot)
             a.domain = DOMAIN
@@ -74,6 +89,17 @@ def _holder(scopes: Sequence[tuple[onnx.GraphProto, onnx.GraphProto]], name: str
             if tensor.name == name:
                 return tensor, artifact
     return None
+
+
+def _has_compressed_form(scopes: Any, d: onnx.NodeProto) -> bool:
+    tensor = _holder(scopes, d.input[SLOTS[d.op_type][0]])[0]
+    given = {a.name: helper.get_attribute_value(a) for a in d.attribute}
+    if tensor.data_type != onnx.TensorProto.FLOAT or given.pop("axis", 0) != 0:
+        return False
+    if d.op_type in ("MatMul", "Gemm"):
+        plain = (given.get("transB", 0), given.get("transA", 0), given.get("alpha", 1.0), given.get("beta", 1.0))
+        return len(tensor.dims) == 2 and (d.op_type == "MatMul" or plain == (1, 0, 1.0, 1.0))
+    return "activations" not in given
 
 
 def _payload(scopes: Any, d: onnx.NodeProto, a: onnx.NodeProto, slot: int) -> None:
@@ -115,11 +141,18 @@ class OneByOne:
             if spec.op == "Gemm":
                 nodes = [helper.make_node("MatMul", names[:2], ["p"])]
                 with_bias = len(names) > 2 and names[2]
-                nodes.append(helper.make_node("Add", ["p", "i2"], outputs) if with_bias else helper.make_node("Identity", ["p"], outputs))
+                nodes.append(
+                    helper.make_node("Add", ["p", "i2"], outputs)
+                    if with_bias
+                    else helper.make_node("Identity", ["p"], outputs)
+                )
             else:
                 nodes = [helper.make_node(spec.op, names, written, **attributes)]
-            infos = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
-                     for n, v in zip(names, given, strict=True) if n]  # fmt: skip
+            infos = [
+                helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+                for n, v in zip(names, given, strict=True)
+                if n
+            ]
             graph = helper.make_graph(nodes, "layer", infos, [onnx.ValueInfoProto(name=o) for o in outputs])
             model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
             results = iter(ort(model).run(None, {n: v for n, v in zip(names, given, strict=True) if n}))
@@ -246,36 +279,58 @@ def test_schedule_refuses_two_writers() -> None:
 @pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5), (0, 5)])
 def test_gemm(shape: tuple[int, ...]) -> None:
     dims = ", ".join("N" for _ in shape[:-1]) + (", 5" if shape[1:] else "5")
-    agree(model(f"g (float[{dims}] x) => (float[...] y) {{ h = MatMul(x, w) y = Relu(h) }}".replace("float[...]", "float"),
-                w=f32(5, 4)), {"x": f32(*shape)})  # fmt: skip
+    agree(
+        model(
+            f"g (float[{dims}] x) => (float[...] y) {{ h = MatMul(x, w) y = Relu(h) }}".replace("float[...]", "float"),
+            w=f32(5, 4),
+        ),
+        {"x": f32(*shape)},
+    )
 
 
 def test_gemm_with_bias() -> None:
-    agree(model("g (float[N,5] x) => (float[N,4] y) { y = Gemm<transB=1>(x, w, b) }", w=f32(4, 5), b=f32(4)),
-          {"x": f32(3, 5)}, {"x": f32(1, 5)})  # fmt: skip
+    agree(
+        model("g (float[N,5] x) => (float[N,4] y) { y = Gemm<transB=1>(x, w, b) }", w=f32(4, 5), b=f32(4)),
+        {"x": f32(3, 5)},
+        {"x": f32(1, 5)},
+    )
 
 
 def test_conv_between_standard_operators() -> None:
     executor = agree(
-        model("""g (float[N,3,H,W] x) => (float[N,6,A,B] y) {
-            n = Neg(x) c = Conv<pads=[1,1,1,1], strides=[2,1]>(n, w, b) r = Relu(c) d = Conv<group=2>(r, v) y = Sigmoid(d) }""",
-              w=f32(4, 3, 3, 3), b=f32(4), v=f32(6, 2, 1, 1)),
-        {"x": f32(2, 3, 9, 8)}, {"x": f32(1, 3, 5, 5)},
-    )  # fmt: skip
+        model(
+            """g (float[N,3,H,W] x) => (float[N,6,A,B] y) {
+            n = Neg(x) c = Conv<pads=[1,1,1,1], strides=[2,1]>(n, w, b)
+                r = Relu(c) d = Conv<group=2>(r, v) y = Sigmoid(d) }""",
+            w=f32(4, 3, 3, 3),
+            b=f32(4),
+            v=f32(6, 2, 1, 1),
+        ),
+        {"x": f32(2, 3, 9, 8)},
+        {"x": f32(1, 3, 5, 5)},
+    )
     assert segments(executor) == 3
 
 
 def test_conv_transpose() -> None:
-    agree(model("g (float[N,3,L] x) => (float[N,2,M] y) { y = ConvTranspose<strides=[2], output_padding=[1]>(x, w, b) }",
-                w=f32(3, 2, 3), b=f32(2)), {"x": f32(2, 3, 7)})  # fmt: skip
+    agree(
+        model(
+            "g (float[N,3,L] x) => (float[N,2,M] y) { y = ConvTranspose<strides=[2], output_padding=[1]>(x, w, b) }",
+            w=f32(3, 2, 3),
+            b=f32(2),
+        ),
+        {"x": f32(2, 3, 7)},
+    )
 
 
 @pytest.mark.parametrize("direction, d", [("forward", 1), ("reverse", 1), ("bidirectional", 2)])
 def test_lstm_with_optional_inputs_and_outputs(direction: str, d: int) -> None:
     text = f"""g (float[T,N,3] x, int32[N] lengths, float[{d},N,4] h) => (float[T,{d},N,4] y, float[{d},N,4] c) {{
         y, , c = LSTM<hidden_size=4, direction="{direction}">(x, w, r, , lengths, h) }}"""
-    agree(model(text, w=f32(d, 16, 3), r=f32(d, 16, 4)),
-          {"x": f32(5, 2, 3), "lengths": np.array([5, 3], np.int32), "h": f32(d, 2, 4)})  # fmt: skip
+    agree(
+        model(text, w=f32(d, 16, 3), r=f32(d, 16, 4)),
+        {"x": f32(5, 2, 3), "lengths": np.array([5, 3], np.int32), "h": f32(d, 2, 4)},
+    )
 
 
 def test_gru() -> None:
@@ -285,19 +340,25 @@ def test_gru() -> None:
 
 @pytest.mark.parametrize("kind", ["int64", "int32"])
 def test_gather(kind: str) -> None:
-    agree(model(f"g ({kind}[N,M] i) => (float[N,M,4] y) {{ e = Gather(w, i) y = Neg(e) }}", w=f32(10, 4)),
-          {"i": np.array([[1, -1, 9], [0, 3, 3]], kind)})  # fmt: skip
+    agree(
+        model(f"g ({kind}[N,M] i) => (float[N,M,4] y) {{ e = Gather(w, i) y = Neg(e) }}", w=f32(10, 4)),
+        {"i": np.array([[1, -1, 9], [0, 3, 3]], kind)},
+    )
 
 
 @pytest.mark.parametrize("to", [1, 10, 11, 16])
 def test_decode_becomes_a_constant(to: int) -> None:
     weight = round_weight(f32(4, 6))
     payload = np.frombuffer(container.encode(weight), np.uint8)
-    graph = parser.parse_graph("g (float[N,6] x) => (float[N,4] y) { d = Identity(p) f = Cast<to=1>(d) y = MatMul(x, f) }")
+    graph = parser.parse_graph(
+        "g (float[N,6] x) => (float[N,4] y) { d = Identity(p) f = Cast<to=1>(d) y = MatMul(x, f) }"
+    )
     decode = helper.make_node("Decode", ["p"], ["d"], domain=DOMAIN, transpose=1, to=to)
     graph.node[0].CopyFrom(decode)
     graph.initializer.append(numpy_helper.from_array(payload, "p"))
-    artifact = helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 1)])
+    artifact = helper.make_model(
+        graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 1)]
+    )
     executor = execute(artifact)
     x = f32(3, 6)
     got = executor.program.run({"x": x})[0]
@@ -317,7 +378,9 @@ def test_residuals_and_independent_work_share_segments() -> None:
 
 
 def test_shared_payload_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, artifact = compress(model("g (float[N,4] x) => (float[N,4] y) { h = MatMul(x, w) y = MatMul(h, w) }", w=f32(4, 4)))
+    _, artifact = compress(
+        model("g (float[N,4] x) => (float[N,4] y) { h = MatMul(x, w) y = MatMul(h, w) }", w=f32(4, 4))
+    )
     calls = []
     decode = container.decode
     monkeypatch.setattr(container, "decode", lambda b: calls.append(b) or decode(b))
@@ -327,9 +390,30 @@ def test_shared_payload_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert backend.specs[0].weights[0] is backend.specs[1].weights[0]
 
 
+def test_weights_are_let_go_once_packed() -> None:
+    held: list[weakref.ref[Weight]] = []
+
+    class Packing:
+        name = "packing"
+
+        def compile(self, spec: LayerSpec) -> Run:
+            held.append(weakref.ref(spec.weights[0]))
+            packed = spec.weights[0].dense().T
+            return lambda inputs: [inputs[0] @ packed]
+
+    _, artifact = compress(
+        model("g (float[N,4] x) => (float[N,4] y) { h = MatMul(x, w) y = MatMul(h, w) }", w=f32(4, 4))
+    )
+    executor = execute(artifact, Packing())
+    gc.collect()
+    assert [r() for r in held] == [None, None]
+    assert executor.program.run({"x": f32(2, 4)})[0].shape == (2, 4)
+
+
 def test_outputs_of_every_kind() -> None:
     """An input, a constant, a layer's output and the same output twice, as graph outputs."""
-    text = """g (float[N,4] x) => (float[N,4] h, float[N,4] y, float[2] k) { h = MatMul(x, w) y = Neg(h) k = Identity(c) }"""
+    text = """g (float[N,4] x) => (float[N,4] h, float[N,4] y, float[2] k)
+        { h = MatMul(x, w) y = Neg(h) k = Identity(c) }"""
     parsed = model(text, w=f32(4, 4), c=f32(2))
     executor = agree(parsed, {"x": f32(3, 4)})
     got = executor.program.run({"x": f32(3, 4)}, outputs=("k", "h", "h"))
@@ -337,7 +421,9 @@ def test_outputs_of_every_kind() -> None:
 
 
 def test_only_what_is_asked_for_runs() -> None:
-    text = "g (float[N,4] x) => (float[N,4] a, float[N,4] b) { h = MatMul(x, w) a = Neg(h) k = MatMul(x, v) b = Abs(k) }"
+    text = (
+        "g (float[N,4] x) => (float[N,4] a, float[N,4] b) { h = MatMul(x, w) a = Neg(h) k = MatMul(a, v) b = Abs(k) }"
+    )
     _, artifact = compress(model(text, w=f32(4, 4), v=f32(4, 4, seed=1)))
     ran: list[str] = []
 
@@ -346,8 +432,8 @@ def test_only_what_is_asked_for_runs() -> None:
             run = super().compile(spec)
             return lambda inputs: ran.append(spec.name) or run(inputs)  # type: ignore[func-returns-value]
 
-    execute(artifact, Noted()).program.run({"x": f32(2, 4)}, outputs=("b",))
-    assert ran == ["k"]
+    execute(artifact, Noted()).program.run({"x": f32(2, 4)}, outputs=("a",))
+    assert ran == ["h"]
 
 
 def test_sequences_strings_and_bfloat16_cross_segments() -> None:
@@ -425,6 +511,48 @@ def test_many_threads() -> None:
         same(result, reference.run(None, {"x": x}))
 
 
+MODELS = Path(os.environ.get("EIE_SHARED", Path(__file__).parents[3] / "shared")) / "data" / "models"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "armkws-gru-s",
+        "basic-pitch",
+        "cifar-cnn",
+        "dtln-1",
+        "espcn",
+        "kws-ds-cnn",
+        "lenet-5",
+        "mnist-cntk",
+        "silero-vad-16k",
+        "ultraface-slim-320",
+    ],
+)
+def test_real_models(name: str) -> None:
+    file = MODELS / f"{name}.onnx"
+    if not file.exists():
+        pytest.skip(f"{file.name} is not at hand: set EIE_SHARED")
+    parsed = onnx.load(file)
+    dense, artifact = compress(parsed)
+    reference, executor = ort(dense), execute(artifact)
+    for seed in range(2):
+        feeds = {a.name: _sample(a, seed) for a in reference.get_inputs()}
+        expected = reference.run(None, feeds)
+        for got, want in zip(executor.program.run(feeds), expected, strict=True):
+            scale = max(1.0, float(np.abs(want).max(initial=0)))
+            np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4 * scale)
+
+
+def _sample(arg: Any, seed: int) -> np.ndarray[Any, Any]:
+    shape = [d if isinstance(d, int) else 1 for d in arg.shape]
+    if arg.name == "input" and shape == [1, 1]:  # sound: silero takes 512 new samples after 64 old ones
+        shape = [1, 576]
+    if arg.type == "tensor(int64)":
+        return np.full(shape, 16000, np.int64)
+    return np.random.default_rng(seed).random(shape).astype(np.float32)
+
+
 # -- control flow ------------------------------------------------------------------------------------------------------
 
 IF = """g (float[N,4] x, bool c) => (float[N,4] y) {
@@ -442,12 +570,17 @@ def test_if_with_captures() -> None:
 
 
 def test_if_whose_bodies_hold_the_weights() -> None:
-    agree(model(IF.replace("w)", "body_w)"), body_w=f32(4, 4), d=f32(4)), {"x": f32(3, 4), "c": np.array([True])}, layers=1)
+    agree(
+        model(IF.replace("w)", "body_w)"), body_w=f32(4, 4), d=f32(4)),
+        {"x": f32(3, 4), "c": np.array([True])},
+        layers=1,
+    )
 
 
 LOOP = """g (float[N,4] x, int64 n, bool c) => (float[N,4] y, float[K,N,4] all, int64[K] counts) {
     a = Neg(x)
-    last, all, counts = Loop (n, c, a) <body = b (int64 i, bool ci, float[N,4] s) => (bool co, float[N,4] t, float[N,4] u, int64 j) {
+    last, all, counts = Loop
+        (n, c, a) <body = b (int64 i, bool ci, float[N,4] s) => (bool co, float[N,4] t, float[N,4] u, int64 j) {
         m = MatMul(s, w) t = Add(m, x) u = Neg(t) j = Identity(i) z = ReduceSum<keepdims=0>(t) co = Less(z, limit) }>
     y = Tanh(last) }"""
 
@@ -461,20 +594,27 @@ def test_loop(n: int, c: bool) -> None:
 @pytest.mark.parametrize("inputs", ["(n, , a)", "( , c, a)", "( , , a)"])
 def test_loop_without_count_or_condition(inputs: str) -> None:
     text = LOOP.replace("(n, c, a)", inputs).replace("Less(z, limit)", "Less(i, limit)")
-    agree(model(text, w=f32(4, 4) / 8, limit=np.array(3)), {"x": f32(3, 4), "n": np.array(5), "c": np.array(True)}, layers=1)
+    agree(
+        model(text, w=f32(4, 4) / 8, limit=np.array(3)),
+        {"x": f32(3, 4), "n": np.array(5), "c": np.array(True)},
+        layers=1,
+    )
 
 
 def test_loop_of_growing_shape_and_sequence() -> None:
     text = """g (float[N,4] x) => (float[M,4] y, seq(float) z) {
         n = Constant<value_int=3>() s0 = SequenceEmpty<dtype=1>()
-        y, z = Loop (n, , x, s0) <body = b (int64 i, bool ci, float[P,4] s, seq(float) q) => (bool co, float[Q,4] t, seq(float) v) {
+        y, z = Loop
+            (n, , x, s0) <body = b (int64 i, bool ci, float[P,4] s, seq(float) q)
+            => (bool co, float[Q,4] t, seq(float) v) {
             m = MatMul(s, w) t = Concat<axis=0>(m, s) v = SequenceInsert(q, m) co = Identity(ci) }> }"""
     agree(model(text, w=f32(4, 4)), {"x": f32(1, 4)}, layers=1)
 
 
 SCAN = """g (float[2,3] h, float[5,2,3] x, float[2,5,3] v) => (float[2,3] y, float[A,B,C] all) {
     y, all = Scan <num_scan_inputs=2, scan_input_axes=[0,1], scan_input_directions=[0,1], scan_output_axes=[-1],
-        scan_output_directions=[1], body = b (float[2,3] s, float[2,3] p, float[2,3] q) => (float[2,3] t, float[2,3] u) {
+        scan_output_directions=[1],
+            body = b (float[2,3] s, float[2,3] p, float[2,3] q) => (float[2,3] t, float[2,3] u) {
             m = MatMul(s, w) o = Add(m, p) t = Sub(o, q) u = Identity(t) }> (h, x, v) }"""
 
 
@@ -520,14 +660,33 @@ class AllDense(OneByOne):
         return Verdict()
 
 
-@pytest.mark.parametrize("parsed, feeds", [
-    (model("g (float[N,5] x) => (float[N,4] y) { n = Neg(x) h = Gemm<transB=1>(n, w, b) y = Relu(h) }", w=f32(4, 5), b=f32(4)),
-     {"x": f32(3, 5)}),
-    (model("g (float[N,3,L] x) => (float[N,4,M] y) { h = Conv<strides=[2]>(x, w) y = ConvTranspose<pads=[1,1]>(h, v) }",
-           w=f32(4, 3, 3), v=f32(4, 4, 3)), {"x": f32(2, 3, 9)}),
-    (model(IF, w=f32(4, 4), d=f32(4)), {"x": f32(3, 4), "c": np.array(True)}),
-    (model(IF.replace("w)", "body_w)"), body_w=f32(40, 4, seed=1)[:4], d=f32(4)), {"x": f32(3, 4), "c": np.array(True)}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "parsed, feeds",
+    [
+        (
+            model(
+                "g (float[N,5] x) => (float[N,4] y) { n = Neg(x) h = Gemm<transB=1>(n, w, b) y = Relu(h) }",
+                w=f32(4, 5),
+                b=f32(4),
+            ),
+            {"x": f32(3, 5)},
+        ),
+        (
+            model(
+                "g (float[N,3,L] x) => (float[N,4,M] y) "
+                "{ h = Conv<strides=[2]>(x, w) y = ConvTranspose<pads=[1,1]>(h, v) }",
+                w=f32(4, 3, 3),
+                v=f32(4, 4, 3),
+            ),
+            {"x": f32(2, 3, 9)},
+        ),
+        (model(IF, w=f32(4, 4), d=f32(4)), {"x": f32(3, 4), "c": np.array(True)}),
+        (
+            model(IF.replace("w)", "body_w)"), body_w=f32(40, 4, seed=1)[:4], d=f32(4)),
+            {"x": f32(3, 4), "c": np.array(True)},
+        ),
+    ],
+)
 def test_dense_layers_join_their_segment(parsed: onnx.ModelProto, feeds: Feeds) -> None:
     dense, artifact = compress(parsed)
     executor = execute(artifact, AllDense())
@@ -540,13 +699,15 @@ def test_dense_layers_join_their_segment(parsed: onnx.ModelProto, feeds: Feeds) 
 
 
 def artifact_of(change: Callable[[onnx.ModelProto], None]) -> onnx.ModelProto:
-    _, artifact = compress(model("g (float[N,4] x) => (float[N,4] y) { a = Neg(x) h = MatMul(a, w) y = Relu(h) }", w=f32(4, 4)))
+    _, artifact = compress(
+        model("g (float[N,4] x) => (float[N,4] y) { a = Neg(x) h = MatMul(a, w) y = Relu(h) }", w=f32(4, 4))
+    )
     change(artifact)
     return artifact
 
 
 def test_a_failing_segment_names_its_node() -> None:
-    text = 'g (float[N,4] x, float[M,4] z) => (float[N,4] y) { h = MatMul(x, w) y = Add(h, z) }'
+    text = "g (float[N,4] x, float[M,4] z) => (float[N,4] y) { h = MatMul(x, w) y = Add(h, z) }"
     _, artifact = compress(model(text, w=f32(4, 4)))
     artifact.graph.node[1].name = "the sum"
     executor = execute(artifact)
