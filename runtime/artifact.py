@@ -102,8 +102,39 @@ def load_model(source: Source) -> onnx.ModelProto:
                          hint="Write or download the file again") from error  # fmt: skip
     if not model.ir_version or not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise ModelError("not an ONNX model: it holds no graph", where=where)
+    if not all(isinstance(text, str) for text in _texts(model)):
+        raise ModelError("holds a name that is no UTF-8", where=where, hint="The file is damaged")
     _check_version(model, where)
     return _inline_functions(model, where)
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[object]:
+    """Every name in a model; protobuf gives bytes for one that is damaged."""
+    yield from (o.domain for o in model.opset_import)
+    yield from _graph_texts(model.graph)
+    for function in model.functions:
+        yield from (function.domain, function.name, *function.input, *function.output)
+        yield from (o.domain for o in function.opset_import)
+        yield from _node_texts(function.node)
+
+
+def _graph_texts(graph: onnx.GraphProto) -> Iterator[object]:
+    yield graph.name
+    for info in (*graph.input, *graph.output):
+        yield info.name
+        yield from (dim.dim_param for dim in info.type.tensor_type.shape.dim)
+    for tensor in (*graph.initializer, *(s.values for s in graph.sparse_initializer)):
+        yield tensor.name
+        yield from (text for e in tensor.external_data for text in (e.key, e.value))
+    yield from _node_texts(graph.node)
+
+
+def _node_texts(nodes: Iterable[onnx.NodeProto]) -> Iterator[object]:
+    for node in nodes:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+        for _, body in bodies_of(node):
+            yield from _graph_texts(body)
 
 
 def opset_versions(model: onnx.ModelProto) -> dict[str, int]:
@@ -138,10 +169,22 @@ def _inline_functions(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
         holders = more
     if not holders:
         return model
+    _check_recursion(model, where)
     try:
         return inliner.inline_selected_functions(model, sorted(holders))
     except (RuntimeError, ValueError, TypeError) as error:  # what the C++ inliner raises, by version
         raise ModelError(f"its functions can't be inlined: {error}", where=where) from error
+
+
+def _check_recursion(model: onnx.ModelProto, where: str) -> None:
+    """A function that calls itself can't be inlined, and the inliner would try for ever."""
+    calls = {(f.domain, f.name): {(n.domain, n.op_type) for n in _walk_nodes(f.node)} for f in model.functions}
+    while calls:
+        leaves = [name for name, called in calls.items() if called.isdisjoint(calls)]
+        if not leaves:
+            raise ModelError(f"its function {next(iter(calls))[1]!r} calls itself", where=where)
+        for name in leaves:
+            del calls[name]
 
 
 class Tensors:
@@ -357,6 +400,10 @@ class EieNode:
             except FormatError as error:
                 where = f"layer {self.name!r}, payload {payload.name!r}"
                 raise FormatError(error.what, where=where, hint=error.hint) from error
+            except MemoryError as error:
+                where = f"layer {self.name!r}, payload {payload.name!r}"
+                raise FormatError("announces a weight that does not fit into memory", where=where,
+                                  hint="The artifact is damaged or hostile") from error  # fmt: skip
         outputs = tuple(i < len(self.node.output) and self.node.output[i] != "" for i in range(self.operator.outputs))
         spec = LayerSpec(self.op, self.name, dict(self.attributes), tuple(weights),
                          (activations or self.activations) if self.operator.computes else "f32", outputs)  # fmt: skip

@@ -27,11 +27,12 @@ def _around(program: Program, values: Values) -> dict[str, Any]:
     return {name: values[name] for name in program.captures}
 
 
-def _flag(value: Any, where: str, what: str) -> Any:
-    array = np.asarray(value)
-    if array.size != 1:
-        raise InputError(f"its {what} has the shape {list(array.shape)} instead of one element", where=where)
-    return array.reshape(()).item()
+def _number(value: Any, where: str, what: str) -> int:
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biu":
+        raise InputError(f"its {what} is neither a boolean nor an integer", where=where)
+    if value.size != 1:
+        raise InputError(f"its {what} has the shape {list(value.shape)} instead of one element", where=where)
+    return int(value.reshape(()).item())
 
 
 def _captures(*programs: Program) -> tuple[str, ...]:
@@ -56,7 +57,7 @@ class If:
         }  # fmt: skip
 
     def run(self, values: Values) -> Sequence[Any]:
-        chosen = self.then_branch if _flag(values[self.condition], self.where, "condition") else self.else_branch
+        chosen = self.then_branch if _number(values[self.condition], self.where, "condition") else self.else_branch
         return chosen.run({}, _around(chosen, values))
 
 
@@ -81,8 +82,8 @@ class Loop:
 
     def run(self, values: Values) -> Sequence[Any]:
         limit, condition = (values[n] if n else None for n in self.inputs[:2])
-        trips = None if limit is None else _flag(limit, self.where, "trip count")
-        go = True if condition is None else bool(_flag(condition, self.where, "condition"))
+        trips = None if limit is None else _number(limit, self.where, "trip count")
+        go = True if condition is None else bool(_number(condition, self.where, "condition"))
         around = _around(self.body, values)
         state: list[Any] = [values[n] if n else None for n in self.inputs[2:]]
         rows: list[list[Any]] = [[] for _ in self.body.outputs[1 + self.carried :]]
@@ -90,7 +91,7 @@ class Loop:
         while go and (trips is None or done < trips):
             fixed = [np.full(self.counter_shape, done, np.int64), np.full(self.condition_shape, go, np.bool_)]
             given = self.body.run(dict(zip(self.body.inputs, [*fixed, *state], strict=True)), around)
-            go = bool(_flag(given[0], self.where, "condition"))
+            go = bool(_number(given[0], self.where, "condition"))
             state = given[1 : 1 + self.carried]
             for row, value in zip(rows, given[1 + self.carried :], strict=True):
                 row.append(value)

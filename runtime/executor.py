@@ -161,6 +161,9 @@ class Executor:
                 nodes.append(node)
             else:
                 constants[tensor.name] = Constant(tensor.name, tensor, self._tensors)
+        twice = next((o for n in nodes for o in n.output if o in constants or o in fed), None)
+        if twice is not None:
+            raise ModelError("is an initializer, and written by a node", where=f"tensor {twice!r}")
         scope = Scope(constants, computed, parent, fed)
         block = Block(graph, scope, [])
         for node in nodes:
@@ -295,6 +298,7 @@ class Executor:
     def _compile(self, block: Block, input_types: Sequence[onnx.TypeProto]) -> Program:
         scope, ops = block.scope, block.ops
         inputs = [i.name for i in _fed_inputs(block.graph, scope)]
+        self._arity(f"graph {block.graph.name!r}", len(inputs), len(input_types))
         scope.types.update(zip(inputs, input_types, strict=True))
         outputs = tuple(o.name for o in block.graph.output)
         reads = [_reads(op.node) for op in ops]
@@ -393,6 +397,8 @@ class Executor:
         for name, info in zip(inputs[2:], list(graph.input)[2:], strict=True):
             types.append(valueinfo.without_shape(self._known(scope, name, where) if name else info.type))
         program = self._compile(body, types)
+        self._carried(where, types[2:], program.output_types[1:])
+        self._stacked(where, program.output_types[1 + len(types[2:]) :])
         shapes = [tuple(1 for _ in valueinfo.shape_of(i.type) or []) for i in list(graph.input)[:2]]
         return controlflow.Loop(where, tuple(inputs), program, tuple(node.output), *shapes)
 
@@ -417,6 +423,8 @@ class Executor:
             lists.append(list(values))
         types = [valueinfo.without_shape(self._known(scope, name, where)) for name in inputs]
         program = self._compile(body, types)
+        self._carried(where, types[:states], program.output_types)
+        self._stacked(where, [*types[states:], *program.output_types[states:]])
         return controlflow.Scan(where, inputs, program, tuple(node.output), sequences, *lists)
 
     # -- names and types ---------------------------------------------------------------------------------------------
@@ -424,6 +432,19 @@ class Executor:
     def _arity(self, where: str, *counts: int) -> None:
         if len(set(counts)) > 1:
             raise ModelError(f"its inputs, outputs and body do not fit: {', '.join(map(str, counts))}", where=where)
+
+    def _carried(self, where: str, first: Sequence[onnx.TypeProto], after: Sequence[onnx.TypeProto]) -> None:
+        """A value handed from one iteration to the next keeps its type."""
+        for before, later in zip(first, after, strict=False):
+            if valueinfo.type_string(before) != valueinfo.type_string(later):
+                given, back = valueinfo.type_string(before), valueinfo.type_string(later)
+                raise ModelError(f"its body takes {given} and hands back {back}", where=where)
+
+    def _stacked(self, where: str, kinds: Sequence[onnx.TypeProto]) -> None:
+        """What is taken apart or put together along an axis is a tensor."""
+        for kind in kinds:
+            if not kind.HasField("tensor_type"):
+                raise ModelError(f"takes apart or stacks {valueinfo.type_string(kind)}, no tensor", where=where)
 
     def _value_scope(self, scope: Scope, name: str, reader: str) -> Scope:
         """The scope whose value a name is, its type known."""

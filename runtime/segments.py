@@ -134,6 +134,14 @@ def session_options(threads: int, *, spin: bool = True) -> Any:
     return options
 
 
+def inference_session(model: str | bytes, options: Any) -> Any:
+    """An ``onnxruntime.InferenceSession`` on the CPU that fails in silence, for us to say why."""
+    import onnxruntime
+
+    # without a fallback: there is none for the CPU, and trying prints to the screen
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+
+
 @functools.cache
 def ort_errors() -> tuple[type[Exception], ...]:
     """Everything ONNX Runtime raises: classes of its own, and Python's for what its binding refuses."""
@@ -187,7 +195,9 @@ class Segment:
         self._settings = settings
         model, references = self._model(nodes, inputs, constants)
         self._session = self._open(model, references)
-        found = {o.name: valueinfo.parse_type(o.type, _known_dims(o.shape)) for o in self._session.get_outputs()}
+        with translated(ModelError, self.where, "ONNX Runtime can't describe what it gives"):
+            outs = [(o.name, o.type, list(o.shape)) for o in self._session.get_outputs()]
+        found = {name: valueinfo.parse_type(kind, _known_dims(shape)) for name, kind, shape in outs}
         casts = {n: t for n, t in found.items() if _numpy_lacks(t)}
         if casts:  # what numpy has no type for travels between pieces as float32, which holds all its values
             self._session = self._open(_with_output_casts(model, list(casts)), references)
@@ -226,13 +236,11 @@ class Segment:
         return model, references
 
     def _open(self, model: onnx.ModelProto, references: Mapping[str, Any]) -> Any:
-        import onnxruntime
-
         options = session_options(self._settings.threads, spin=False)
         if references:  # ONNX Runtime copies them, so that nothing here need be kept after
             options.add_external_initializers(list(references), list(references.values()))
         with translated(ModelError, self.where, "ONNX Runtime does not accept it"):
-            return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            return inference_session(model.SerializeToString(), options)
 
     def run(self, values: Mapping[str, Any]) -> list[Any]:
         """The outputs, in the order of ``writes``: arrays, and lists for sequences."""

@@ -16,7 +16,7 @@ from .backends import registry
 from .backends.base import ACTIVATIONS, Activations
 from .errors import InputError, ModelError, UserError
 from .executor import Executor, LayerReport
-from .segments import session_options, translated
+from .segments import inference_session, session_options, translated
 from .valueinfo import NodeArg
 
 if TYPE_CHECKING:
@@ -77,16 +77,13 @@ class Session:
         self._args_in, self._args_out = self._describe(model)
 
     def _open_plain(self, path: str | bytes, backend: str, threads: int, activations: Activations | None) -> None:
-        import onnxruntime
-
         if activations not in (None, "f32"):
             raise UserError(f"activations {activations!r} need compressed layers, and this model has none",
                             where=self._where, hint="Compress it first, or leave activations out")  # fmt: skip
         self.backend, self._layers, self._formats = "ort", [], set()
         self.note = f"nothing is compressed: all of it runs in ONNX Runtime, whatever the backend ({backend})"
         with translated(ModelError, self._where, "ONNX Runtime does not accept it"):
-            options = session_options(threads)
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session = inference_session(path, session_options(threads))
 
     def _open_whole(self, path: str | bytes, compressed: Sequence[EieNode], threads: int,
                     activations: Activations | None) -> None:  # fmt: skip
@@ -174,7 +171,12 @@ class Session:
         if missing:
             raise InputError(f"has no value for {', '.join(map(repr, missing))}", where="feeds",
                              hint=f"The model takes {', '.join(map(repr, needed))}")  # fmt: skip
-        return {name: _fitting(name, value, self._inputs[name].type) for name, value in feeds.items()}
+        checked = {name: _fitting(name, value, self._inputs[name].type) for name, value in feeds.items()}
+        if self._executor is not None:  # bfloat16 and its like travel as float32 there
+            for name, value in checked.items():
+                if isinstance(value, np.ndarray) and valueinfo.numpy_type(self._inputs[name].type) is None:
+                    checked[name] = value.astype(np.float32)
+        return checked
 
 
 def _check_options(threads: int, activations: str | None) -> None:
@@ -201,14 +203,14 @@ def _fitting(name: str, value: Any, kind: onnx.TypeProto) -> Any:
             raise InputError(f"expected {expected}, a list of arrays, got {type(value).__name__}", where=where)
         return list(value) if isinstance(value, tuple) else value
     dtype = valueinfo.numpy_type(kind)
+    if dtype is None:
+        return value
     if hasattr(value, "numpy") and not isinstance(value, np.ndarray):  # an OrtValue, a torch tensor on the CPU
         value = value.numpy()
     if not isinstance(value, np.ndarray):
         if not isinstance(value, (list, tuple, int, float, bool, str, np.generic)):
             raise InputError(f"expected an array of {expected}, got {type(value).__name__}", where=where)
         value = _from_list(value, dtype, where, expected)
-    if dtype is None:  # bfloat16 and its like: float32 on the way in
-        return np.asarray(value, np.float32)
     strings = dtype.kind == "O"
     if value.dtype != dtype and not (strings and value.dtype.kind in "UST"):
         hint = None if strings or value.dtype.kind in "USO" else f"Convert it with .astype(np.{dtype})"
@@ -222,7 +224,7 @@ def _fitting(name: str, value: Any, kind: onnx.TypeProto) -> Any:
     return value.astype(object) if strings and value.dtype.kind != "O" else value
 
 
-def _from_list(value: Any, dtype: np.dtype[Any] | None, where: str, expected: str) -> np.ndarray[Any, Any]:
+def _from_list(value: Any, dtype: np.dtype[Any], where: str, expected: str) -> np.ndarray[Any, Any]:
     try:
         if isinstance(value, np.generic):
             return np.asarray(value)

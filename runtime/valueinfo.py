@@ -36,6 +36,8 @@ def element_name(data_type: int) -> str:
     """``float``, ``int64``, ``bfloat16``: an ONNX element type as ONNX Runtime writes it."""
     import onnx
 
+    if data_type not in onnx.TensorProto.DataType.values():
+        return f"unknown type {data_type}"
     name: str = onnx.TensorProto.DataType.Name(data_type)
     return _SPECIAL.get(name, name.lower())
 

@@ -412,11 +412,11 @@ def test_weights_are_let_go_once_packed() -> None:
 
 def test_outputs_of_every_kind() -> None:
     """An input, a constant, a layer's output and the same output twice, as graph outputs."""
-    text = """g (float[N,4] x) => (float[N,4] h, float[N,4] y, float[2] k)
-        { h = MatMul(x, w) y = Neg(h) k = Identity(c) }"""
+    text = """g (float[N,4] x) => (float[N,4] h, float[N,4] y, float[2] c, float[N,4] x)
+        { h = MatMul(x, w) y = Neg(h) }"""
     parsed = model(text, w=f32(4, 4), c=f32(2))
     executor = agree(parsed, {"x": f32(3, 4)})
-    got = executor.program.run({"x": f32(3, 4)}, outputs=("k", "h", "h"))
+    got = executor.program.run({"x": f32(3, 4)}, outputs=("c", "h", "h"))
     assert [g.shape for g in got] == [(2,), (3, 4), (3, 4)]
 
 
@@ -728,6 +728,35 @@ def test_a_tensor_nobody_writes() -> None:
         m.graph.node[0].input[0] = "nowhere"
 
     with pytest.raises(ModelError, match="nowhere"):
+        execute(artifact_of(change))
+
+
+def test_bodies_that_do_not_fit() -> None:
+    with pytest.raises(ModelError, match="do not fit"):
+        execute(compress(model(IF.replace("t () =>", "t (float[N,4] z) =>"), w=f32(4, 4), d=f32(4)))[1])
+    text = LOOP.replace("t = Add(m, x) u = Neg(t)", "t = Shape(m) u = Neg(m)").replace("(t)", "(m)")
+    with pytest.raises(ModelError, match=r"takes tensor\(float\) and hands back tensor\(int64\)"):
+        execute(compress(model(text, w=f32(4, 4), limit=np.float32(1)))[1])
+
+
+def test_a_written_initializer() -> None:
+    def change(m: onnx.ModelProto) -> None:
+        m.graph.initializer.append(numpy_helper.from_array(f32(4), "h"))
+
+    with pytest.raises(ModelError, match="initializer, and written"):
+        execute(artifact_of(change))
+
+
+def test_a_function_that_calls_itself() -> None:
+    def change(m: onnx.ModelProto) -> None:
+        m.opset_import.append(helper.make_opsetid("my", 1))
+        f = m.functions.add(name="f", domain="my", input=["p", "w"], output=["q"])
+        f.opset_import.extend([helper.make_opsetid(DOMAIN, 1), helper.make_opsetid("my", 1)])
+        f.node.append(helper.make_node("Gemm", ["p", "w"], ["r"], domain=DOMAIN))
+        f.node.append(helper.make_node("f", ["r", "w"], ["q"], domain="my"))
+        m.graph.node[1].domain, m.graph.node[1].op_type = "my", "f"
+
+    with pytest.raises(ModelError, match="calls itself"):
         execute(artifact_of(change))
 
 
