@@ -489,6 +489,8 @@ def _attributes(node: onnx.NodeProto, operator: Operator, where: str) -> dict[st
         if kind == "string":
             value = str(attribute.s, "utf-8", "backslashreplace")
         found[attribute.name] = [int(v) for v in value] if kind == "ints" else value
+        if kind == "ints" and not len(value) and node.op_type != "Decode":
+            del found[attribute.name]  # some exporters write defaults this way; an empty shape, though, is a scalar's
     return found
 
 
@@ -605,6 +607,38 @@ def eie_nodes(model: onnx.ModelProto) -> Iterator[EieNode]:
                 yield from walk(body, scope)
 
     yield from walk(model.graph, None)
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A payload of an artifact.
+
+    Attributes:
+        name: of its initializer.
+        content: its bytes.
+        readers: the layers that share it, by name.
+    """
+
+    name: str
+    content: bytes = field(repr=False)
+    readers: tuple[str, ...]
+
+
+def payloads(model: onnx.ModelProto, base: Path | None = None) -> list[Payload]:
+    """Every payload of a model once, in the order of its first reader.
+
+    Args:
+        model: as ``load_model`` gives it.
+        base: the folder external data lies in; needed only where the payloads are in another file.
+    """
+    tensors = Tensors(base)
+    found: dict[int, tuple[onnx.TensorProto, list[str]]] = {}
+    for layer in eie_nodes(model):
+        for payload in layer.payloads:
+            readers = found.setdefault(id(payload), (payload, []))[1]
+            if layer.name not in readers:
+                readers.append(layer.name)
+    return [Payload(p.name, tensors.array(p).tobytes(), tuple(readers)) for p, readers in found.values()]
 
 
 def specs(source: Source, activations: Activations | None = None) -> Iterator[LayerSpec]:

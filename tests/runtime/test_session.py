@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper, parser
 import eie.runtime
 from eie.runtime import Session, Weight
 from eie.runtime import format as container
-from eie.runtime.artifact import DOMAIN, eie_nodes, load_model, specs
+from eie.runtime.artifact import DOMAIN, eie_nodes, load_model, payloads, specs
 from eie.runtime.errors import FormatError, InputError, ModelError, UserError
 
 RNG = np.random.default_rng(7)
@@ -506,6 +506,20 @@ def test_specs_and_nodes(path: Path) -> None:
     assert spec.activations == "u8"
     assert spec.outputs == (True,)
     np.testing.assert_array_equal(spec.weights[0].dense(), W.dense())
+
+
+def test_payloads_name_their_readers() -> None:
+    model, _ = CASES["shared, in a loop"]("f32")
+    (found,) = payloads(load_model(model.SerializeToString()))
+    assert (found.name, found.readers) == ("w", ("p", "u"))
+    assert container.decode(found.content).shape == (5, 5)
+
+
+def test_empty_lists_mean_the_default() -> None:
+    model = artifact("g (float[N,2,H] x) => (float[N,6,A] y) { y = ai.eie.Conv(x, w) }", payload("w", weight(6, 2, 3)))
+    gemm(model).attribute.append(onnx.AttributeProto(name="pads", type=onnx.AttributeProto.INTS))
+    (node,) = eie_nodes(model)
+    assert node.attributes == {}
 
 
 def test_what_the_package_offers() -> None:
