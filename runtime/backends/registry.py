@@ -1,0 +1,57 @@
+"""The backends there are, by name. A new one joins with one line here."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass
+from typing import cast
+
+from ..errors import UserError
+from .base import Backend
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a backend lives.
+
+    Attributes:
+        target: ``module:class`` within this package, imported when first asked for; None for one that runs whole
+            models instead of layers.
+        threaded: whether the class takes the number of threads.
+        about: one line for listings.
+    """
+
+    target: str | None
+    threaded: bool
+    about: str
+
+
+BACKENDS: dict[str, Entry] = {
+    "cpu": Entry("cpu:CpuBackend", True, "the C kernels, from the packed form or dense where that is faster"),
+    "reference": Entry("reference:ReferenceBackend", False, "numpy, slow and plain: the specification"),
+    "ort": Entry(None, True, "the C kernels as custom ops inside ONNX Runtime"),
+}
+
+
+def find(name: str) -> Entry:
+    """The entry of a backend.
+
+    Raises:
+        UserError: there is none of that name; names the nearest.
+    """
+    entry = BACKENDS.get(name) if isinstance(name, str) else None
+    if entry is None:
+        near = difflib.get_close_matches(str(name), BACKENDS, 1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(BACKENDS)}"
+        raise UserError(f"no backend is called {name!r}", where="backend", hint=hint)
+    return entry
+
+
+def load(name: str, threads: int) -> Backend:
+    """A backend that computes layers, ready to compile."""
+    entry = find(name)
+    assert entry.target is not None, f"{name} runs whole models"
+    module, _, attribute = entry.target.partition(":")
+    factory = getattr(importlib.import_module(f".{module}", __package__), attribute)
+    return cast(Backend, factory(threads) if entry.threaded else factory())

@@ -1,0 +1,233 @@
+"""An artifact, or any ONNX model, ready to run: takes the place of ``onnxruntime.InferenceSession``."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from . import valueinfo
+from .artifact import EieNode, Source, Tensors, describe, eie_nodes, load_model
+from .backends import registry
+from .backends.base import ACTIVATIONS, Activations
+from .errors import InputError, ModelError, UserError
+from .executor import Executor, LayerReport
+from .segments import inference_session, session_options, translated
+from .valueinfo import NodeArg
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class Session:
+    """A loaded model. ``run`` may be called from several threads at once.
+
+    Args:
+        path: ``model.eie.onnx``, any ``model.onnx``, or the bytes of one.
+        backend: ``cpu`` (C kernels), ``ort`` (the same inside ONNX Runtime), ``reference`` (numpy). A model without
+            compressed layers runs in ONNX Runtime whatever is named here; ``note`` says so.
+        threads: for the compressed layers and for ONNX Runtime.
+        activations: the format compressed layers compute in, instead of the one the artifact asks for.
+
+    Attributes:
+        backend: what runs the compressed layers; ``ort`` where there are none.
+        note: a sentence on how the model runs.
+
+    Raises:
+        ModelError: the file can't be read, or is no model that can be run.
+        FormatError: the artifact is damaged, or newer than this library.
+        UserError: no such backend or format.
+    """
+
+    backend: str
+    note: str
+
+    def __init__(self, path: Source, backend: str = "cpu", threads: int = 1,
+                 activations: Activations | None = None) -> None:  # fmt: skip
+        entry = registry.find(backend)
+        _check_options(threads, activations)
+        if not isinstance(path, bytes):
+            path = os.fspath(path)
+        self._where = describe(path)
+        model = load_model(path)
+        self._inputs = {i.name: i for i in model.graph.input}
+        self._optional = {t.name for t in model.graph.initializer}
+        self._fixed: set[str] = set()
+        self._executor: Executor | None = None
+        self._session: Any = None
+        compressed = list(eie_nodes(model))
+        if not compressed:
+            self._open_plain(path, backend, threads, activations)
+        elif entry.target is None:
+            self._open_whole(path, compressed, threads, activations)
+        else:
+            self.backend = backend
+            tensors = Tensors(None if isinstance(path, bytes) else Path(path).parent)
+            del compressed
+            engine = registry.load(backend, threads)
+            self._executor = Executor(model, tensors, engine, threads=threads, activations=activations)
+            self._fixed = self._executor.payload_names
+            self._layers = self._executor.layers
+            self._formats = self._executor.formats
+            self.note = f"{len(self._layers)} compressed layers run on {backend}, the rest in ONNX Runtime"
+        self._args_in, self._args_out = self._describe(model)
+
+    def _open_plain(self, path: str | bytes, backend: str, threads: int, activations: Activations | None) -> None:
+        if activations not in (None, "f32"):
+            raise UserError(f"activations {activations!r} need compressed layers, and this model has none",
+                            where=self._where, hint="Compress it first, or leave activations out")  # fmt: skip
+        self.backend, self._layers, self._formats = "ort", [], set()
+        self.note = f"nothing is compressed: all of it runs in ONNX Runtime, whatever the backend ({backend})"
+        with translated(ModelError, self._where, "ONNX Runtime does not accept it"):
+            self._session = inference_session(path, session_options(threads))
+
+    def _open_whole(self, path: str | bytes, compressed: Sequence[EieNode], threads: int,
+                    activations: Activations | None) -> None:  # fmt: skip
+        from .backends import ort
+
+        self.backend = "ort"
+        self.note = "compressed layers run as custom operators inside ONNX Runtime"
+        with translated(ModelError, self._where, "ONNX Runtime does not accept it"):
+            self._session = ort.create_session(path, threads, activations)
+        self._fixed = {p.name for layer in compressed for p in layer.payloads}
+        self._formats = {activations or layer.activations for layer in compressed if layer.operator.computes}
+        self._layers = [
+            LayerReport(n.name, n.op, "custom operator", "backend ort runs every compressed layer this way", 0)
+            for n in compressed
+        ]
+
+    # -- what it is --------------------------------------------------------------------------------------------------
+
+    @property
+    def activations(self) -> Activations | Literal["mixed"]:
+        """The format the compressed layers compute in; ``mixed`` where they differ."""
+        return "mixed" if len(self._formats) > 1 else next(iter(self._formats), "f32")
+
+    def layers(self) -> list[LayerReport]:
+        """What runs each compressed layer, and why."""
+        return list(self._layers)
+
+    def get_inputs(self) -> list[NodeArg]:
+        """Inputs that must be fed."""
+        return list(self._args_in)
+
+    def get_outputs(self) -> list[NodeArg]:
+        return list(self._args_out)
+
+    def _describe(self, model: onnx.ModelProto) -> tuple[list[NodeArg], list[NodeArg]]:
+        if self._session is not None:
+            inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+            return ([NodeArg(a.name, a.type, list(a.shape)) for a in inputs],
+                    [NodeArg(a.name, a.type, list(a.shape)) for a in outputs])  # fmt: skip
+        assert self._executor is not None
+        program = self._executor.program
+        found = []
+        for info, kind in zip(model.graph.output, program.output_types, strict=True):
+            declared = valueinfo.shape_of(info.type)
+            shape = declared if declared is not None else valueinfo.shape_of(kind)
+            found.append(NodeArg(info.name, valueinfo.type_string(kind), list(shape or [])))
+        return [valueinfo.node_arg(i) for i in model.graph.input if i.name not in self._optional], found
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
+        """Run the model.
+
+        Args:
+            output_names: which outputs, in which order; None for all.
+            feeds: an array for each input (a list of arrays for a sequence).
+
+        Returns:
+            One array (or list, for a sequence) for each output.
+
+        Raises:
+            InputError: a name, type or shape does not fit; says which, what was expected, and what came.
+        """
+        known = [a.name for a in self._args_out]
+        wanted = known if output_names is None or not len(output_names) else list(output_names)
+        for name in wanted:
+            if name not in known:
+                raise InputError(f"the model has no output {name!r}", where="output_names", hint=_nearest(name, known))
+        values = self._checked(feeds)
+        if self._executor is not None:
+            return self._executor.program.run(values, outputs=tuple(wanted))
+        with translated(InputError, self._where, "ONNX Runtime could not run it", "Look at the shapes of the inputs"):
+            result: list[Any] = self._session.run(wanted, values)
+        return result
+
+    def _checked(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(feeds, Mapping):
+            raise InputError(f"is a {type(feeds).__name__} instead of a dict of arrays by input name", where="feeds")
+        needed = [a.name for a in self._args_in]
+        missing = [n for n in needed if n not in feeds]
+        for name in feeds:
+            if name not in self._inputs or (name in self._fixed and name in self._optional):
+                hint = _nearest(str(name), missing or needed)
+                raise InputError(f"the model has no input {name!r}", where="feeds", hint=hint)
+        if missing:
+            raise InputError(f"has no value for {', '.join(map(repr, missing))}", where="feeds",
+                             hint=f"The model takes {', '.join(map(repr, needed))}")  # fmt: skip
+        checked = {name: _fitting(name, value, self._inputs[name].type) for name, value in feeds.items()}
+        if self._executor is not None:  # bfloat16 and its like travel as float32 there
+            for name, value in checked.items():
+                if isinstance(value, np.ndarray) and valueinfo.numpy_type(self._inputs[name].type) is None:
+                    checked[name] = value.astype(np.float32)
+        return checked
+
+
+def _check_options(threads: int, activations: str | None) -> None:
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
+        raise UserError(f"must be a number from 1 to 1024, not {threads!r}", where="threads")
+    if activations is not None and activations not in ACTIVATIONS:
+        raise UserError(f"must be one of {', '.join(ACTIVATIONS)}, not {activations!r}", where="activations",
+                        hint=_nearest(str(activations), ACTIVATIONS))  # fmt: skip
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    names = list(names)
+    folded = {n.casefold(): n for n in reversed(names)}
+    near = difflib.get_close_matches(name.casefold(), folded, 1, 0.4)
+    return f"Did you mean {folded[near[0]]!r}?" if near else f"There are {', '.join(map(repr, names)) or 'none'}"
+
+
+def _fitting(name: str, value: Any, kind: onnx.TypeProto) -> Any:
+    """A fed value, checked against the input's declared type: what ONNX Runtime can't take is an error here."""
+    where = f"input {name!r}"
+    expected = valueinfo.type_string(kind)
+    if not kind.HasField("tensor_type"):
+        if kind.HasField("sequence_type") and not isinstance(value, (list, tuple)):
+            raise InputError(f"expected {expected}, a list of arrays, got {type(value).__name__}", where=where)
+        return list(value) if isinstance(value, tuple) else value
+    dtype = valueinfo.numpy_type(kind)
+    if dtype is None:
+        return value
+    if hasattr(value, "numpy") and not isinstance(value, np.ndarray):  # an OrtValue, a torch tensor on the CPU
+        value = value.numpy()
+    if not isinstance(value, np.ndarray):
+        if not isinstance(value, (list, tuple, int, float, bool, str, np.generic)):
+            raise InputError(f"expected an array of {expected}, got {type(value).__name__}", where=where)
+        value = _from_list(value, dtype, where, expected)
+    strings = dtype.kind == "O"
+    if value.dtype != dtype and not (strings and value.dtype.kind in "UST"):
+        hint = None if strings or value.dtype.kind in "USO" else f"Convert it with .astype(np.{dtype})"
+        raise InputError(f"expected {expected}, got an array of {value.dtype}", where=where, hint=hint)
+    shape = valueinfo.shape_of(kind)
+    if shape is not None and (
+        len(shape) != value.ndim or any(isinstance(d, int) and d != n for d, n in zip(shape, value.shape, strict=True))
+    ):
+        text = ", ".join("?" if d is None else str(d) for d in shape)
+        raise InputError(f"expected the shape [{text}], got {list(value.shape)}", where=where)
+    return value.astype(object) if strings and value.dtype.kind != "O" else value
+
+
+def _from_list(value: Any, dtype: np.dtype[Any], where: str, expected: str) -> np.ndarray[Any, Any]:
+    try:
+        if isinstance(value, np.generic):
+            return np.asarray(value)
+        return np.asarray(value, dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"expected an array of {expected}: {error}", where=where) from error
