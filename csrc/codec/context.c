@@ -40,7 +40,7 @@ typedef struct {
     uint16_t *fullness;              /* a column's, 1/65536 */
     int16_t *column_size;            /* -1: no value yet */
     uint32_t row_fullness, row_before, start_fullness;
-    int32_t row_size;
+    int32_t row_size, size_before;   /* ... the latter less twice the typical one */
     uint16_t list[CHUNK];            /* the chunk's elements that are not zero */
     uint8_t position[CHUNK];         /* in the kernel */
     int32_t left[EIE_MAX_KERNEL], up[EIE_MAX_KERNEL], up_right[EIE_MAX_KERNEL]; /* all ones where there is one, else 0 */
@@ -77,7 +77,8 @@ static double log2_factorial(double n) {
     return n < 1 ? 0 : n * log2(n / 2.718281828459045) + 0.5 * log2(6.283185307179586 * n) + 0.12 / n;
 }
 
-/* What a learning bit costs is about log2 of (n0 + n1 + 1)! / (n0! n1!). */
+/* How many low bits are not worth learning: it would save less than a 200th of them, and cost time. What a learning bit
+ * costs is about log2 of (n0 + n1 + 1)! / (n0! n1!). */
 uint32_t eie_context_raw_bits(const uint64_t *counts, uint32_t symbols) {
     uint32_t depth = eie_context_depth(symbols), raw = 0;
     double total = 0;
@@ -89,7 +90,7 @@ uint32_t eie_context_raw_bits(const uint64_t *counts, uint32_t symbols) {
             for (uint32_t i = 0, s = node << (raw + 1); i < 2u << raw && s < symbols; i++, s++) n[i >> raw] += (double)counts[s];
             cost += log2_factorial(n[0] + n[1] + 1) - log2_factorial(n[0]) - log2_factorial(n[1]);
         }
-        if (cost < total) break;
+        if (cost < 0.995 * total) break;
     }
     return raw;
 }
@@ -187,19 +188,25 @@ EIE_INLINE uint32_t places_flat(model *m, eie_range *range, uint8_t *codes, uint
     return listed;
 }
 
+/* The same with a kernel. */
 EIE_INLINE uint32_t places_kernel(model *m, eie_range *range, uint8_t *codes, uint32_t count, uint32_t kernel, const int encoding) {
     eie_range r = *range;
     uint32_t listed = 0;
     for (uint32_t start = 0; start < count; start += kernel) {
         uint32_t past = 0;
+        eie_bit s = m->kernel[0][0];
         for (uint32_t q = 0; q < kernel; q++) {
             uint32_t i = start + q;
             eie_bit *bit = &m->kernel[q < PAST ? q : PAST - 1][past];
-            uint32_t taken = eie_range_adaptive(&r, bit, &m->steps, encoding && codes[i], encoding);
+            eie_bit *next = &m->kernel[q + 1 < PAST ? q + 1 : PAST - 1][past << 1 & ((1u << PAST) - 2)];
+            eie_bit zero = next[0], one = next[1];
+            uint32_t taken = eie_range_learn(&r, bit, s, &m->steps, encoding && codes[i], encoding);
             if (!encoding) codes[i] = (uint8_t)taken;
             m->list[listed] = (uint16_t)i;
             listed += taken;
             past = (past << 1 | taken) & ((1u << PAST) - 1);
+            /* late positions share their bits: the next one may be the one just learned */
+            s = q + 1 < PAST ? eie_range_select(zero, one, taken) : next[taken];
         }
     }
     *range = r;
@@ -228,20 +235,19 @@ EIE_INLINE int values(model *m, streams *s, uint8_t *codes, uint32_t listed, int
     eie_bit_reader reader = s->reader;
     eie_bit_writer writer = s->writer;
     const uint32_t high_bits = m->high_bits, low_bits = m->depth - high_bits - m->raw_bits, raw_bits = m->raw_bits;
-    int32_t typical = m->typical, row = m->row_size;
+    int32_t typical = m->typical, row = m->row_size, before = m->size_before;
     uint32_t bad = 0;
     int16_t *ranks = m->ranks + 2 * EIE_MAX_KERNEL;
     if (kernel) memset(ranks, 0, CHUNK * sizeof *ranks);
     for (uint32_t t = 0; t < listed; t++) {
         uint32_t i = m->list[t], symbol = encoding ? codes[i] - 1u : 0;
         int32_t column = column_size[i] < 0 ? typical : column_size[i];
-        int32_t scale = ((column + row - 2 * typical) >> 10) + SCALES / 2;
+        int32_t scale = ((column + before) >> 10) + SCALES / 2;
         scale = scale < 0 ? 0 : scale > SCALES - 1 ? SCALES - 1 : scale;
         uint32_t near = kernel ? neighbourhood(m, ranks + i, m->position[i], width, typical) : 0;
         uint32_t class = eie_range_tree(&high, m->high[scale][near], high_bits, &m->steps, symbol >> (low_bits + raw_bits), encoding);
         uint32_t node = 1u << high_bits | class;
-        for (uint32_t k = low_bits; k-- > 0;)
-            node = node << 1 | eie_range_adaptive(&low, m->low + node, &m->steps, symbol >> (k + raw_bits) & 1, encoding);
+        node = eie_range_descend(&low, m->low, node, low_bits, &m->steps, symbol >> raw_bits, encoding);
         if (encoding) {
             if (raw_bits) eie_bits_put(&writer, symbol & ((1u << raw_bits) - 1), raw_bits);
         } else {
@@ -255,6 +261,7 @@ EIE_INLINE int values(model *m, streams *s, uint8_t *codes, uint32_t listed, int
         }
         int32_t size = m->size[class];
         if (kernel) ranks[i] = (int16_t)m->signed_rank[class];
+        before = row - 2 * typical; /* as it was before this value, for the same reason as in places_flat */
         typical += (size - typical) >> (m->seen < 32 ? 3 : 9);
         m->seen += m->seen < 32;
         column_size[i] = (int16_t)(column + ((size - column) >> 2));
@@ -262,6 +269,7 @@ EIE_INLINE int values(model *m, streams *s, uint8_t *codes, uint32_t listed, int
     }
     m->typical = typical;
     m->row_size = row;
+    m->size_before = before;
     s->high = high;
     s->low = low;
     s->reader = reader;
@@ -276,6 +284,7 @@ EIE_INLINE uint64_t walk(model *m, streams *s, uint8_t *codes, const eie_context
     for (uint64_t row = 0; row < shape->rows; row++) {
         m->row_fullness = m->row_before = m->start_fullness;
         m->row_size = m->typical;
+        m->size_before = -m->typical;
         size_t slot = 0;
         for (uint64_t start = 0; start < length; start += chunk, slot = (slot + 1) % SLOTS) {
             uint8_t *here = codes + row * length + start;

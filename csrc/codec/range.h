@@ -110,8 +110,8 @@ EIE_INLINE uint32_t eie_range_bit(eie_range *r, uint32_t p, uint32_t bit, const 
     return bit;
 }
 
-EIE_INLINE uint32_t eie_range_adaptive(eie_range *r, eie_bit *state, const eie_steps *steps, uint32_t bit, const int encoding) {
-    uint32_t s = *state;
+/* As below, for a caller that has loaded *state already. */
+EIE_INLINE uint32_t eie_range_learn(eie_range *r, eie_bit *state, eie_bit s, const eie_steps *steps, uint32_t bit, const int encoding) {
     eie_step step = steps->of[s & 1023];
     bit = eie_range_bit(r, s >> 16 | 1, bit, encoding);
     /* towards all ones or all zeros; the count in the lower bits is too small to matter */
@@ -121,12 +121,34 @@ EIE_INLINE uint32_t eie_range_adaptive(eie_range *r, eie_bit *state, const eie_s
     return bit;
 }
 
-/* A number of `depth` bits, highest first, each learning in the light of those above it. nodes: 1 << depth. */
+EIE_INLINE uint32_t eie_range_adaptive(eie_range *r, eie_bit *state, const eie_steps *steps, uint32_t bit, const int encoding) {
+    return eie_range_learn(r, state, *state, steps, bit, encoding);
+}
+
+/* One of two that are loaded: a decoder has both ready before it knows the bit. */
+EIE_INLINE eie_bit eie_range_select(eie_bit zero, eie_bit one, uint32_t bit) {
+    return zero ^ ((zero ^ one) & (0u - bit));
+}
+
+/* `depth` bits of a number, highest first, each learning in the light of those above it, from `node` (1: the root) on.
+ * Returns the node reached. nodes: two for each that is not the last. */
+EIE_INLINE uint32_t eie_range_descend(eie_range *r, eie_bit *nodes, uint32_t node, uint32_t depth, const eie_steps *steps,
+                                      uint32_t value, const int encoding) {
+    if (!depth) return node;
+    eie_bit s = nodes[node];
+    while (--depth) {
+        eie_bit zero = nodes[2 * node], one = nodes[2 * node + 1];
+        uint32_t bit = eie_range_learn(r, nodes + node, s, steps, value >> depth & 1, encoding);
+        s = eie_range_select(zero, one, bit);
+        node = 2 * node + bit;
+    }
+    return 2 * node + eie_range_learn(r, nodes + node, s, steps, value & 1, encoding);
+}
+
+/* A number of `depth` bits. nodes: 1 << depth. */
 EIE_INLINE uint32_t eie_range_tree(eie_range *r, eie_bit *nodes, uint32_t depth, const eie_steps *steps, uint32_t value,
                                    const int encoding) {
-    uint32_t node = 1;
-    for (uint32_t i = depth; i-- > 0;) node = node << 1 | eie_range_adaptive(r, nodes + node, steps, value >> i & 1, encoding);
-    return node - (1u << depth);
+    return eie_range_descend(r, nodes, 1, depth, steps, value, encoding) - (1u << depth);
 }
 
 /* `count` bits that are worth a bit each. */
