@@ -125,7 +125,7 @@ def encode(weight: Weight, *, codec: CodecName = "auto", index_bits: int | None 
 
 
 def _encode_c(weight: Weight, pattern: int, codec: Codec, index_bits: int) -> bytes:
-    codes, codebook = np.ascontiguousarray(weight.codes), np.ascontiguousarray(weight.codebook)
+    codes, codebook = np.asarray(weight.codes, order="C"), np.ascontiguousarray(weight.codebook)
     dims = _ffi.new("uint64_t[]", list(weight.shape))
     source = _ffi.new("eie_weight *", {
         "codes": _ffi.from_buffer("uint8_t[]", codes), "codebook": _ffi.from_buffer("float[]", codebook),
@@ -173,7 +173,7 @@ def decode(payload: Bytes, where: str = "payload") -> Weight:
             codes, codebook, header = reference.decode_payload(bytes(data))
             return Weight(codes, codebook, PATTERNS[header.pattern])
         info = _read_info(data, where)
-        codes = np.empty(tuple(info.dims[: info.rank]), np.uint8)
+        codes = np.empty(tuple(info.dims[i] for i in range(info.rank)), np.uint8)
         codebook = np.empty(256, np.float32)
         status = _lib.eie_payload_decode(
             _ffi.from_buffer("uint8_t[]", data), len(data), _ffi.from_buffer("uint8_t[]", codes, require_writable=True),
