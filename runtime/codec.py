@@ -1,7 +1,7 @@
-"""The payload codec, written to be read: the specification the C core (``csrc/codec``) is held against, and the fallback
-where that is not built. docs/format.md has the layout byte by byte.
+"""The payload codec, written to be read: the specification the C core (``csrc/codec``) is held against, and the
+fallback where that is not built. docs/format.md has the layout byte by byte.
 
-Everything here works on codes that are ranks: code 0 is zero, codes from 1 on are the non-zero values in ascending order.
+Everything here works on codes that are ranks: code 0 is zero, codes from 1 on are the non-zero values, ascending.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _require(condition: bool, status: Status = Status.CORRUPT) -> None:
         raise PayloadError(status)
 
 
-# ---- bit streams: fields lowest bit first, padded with zeros to a byte ------------------------------------------------
+# ---- bit streams: fields lowest bit first, padded with zeros to a byte -----------------------------------------------
 def pack(words: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> bytes:
     """``words[i]``'s lowest ``lengths[i]`` bits (at most 16), one after the other."""
     at = np.arange(16)
@@ -83,17 +83,19 @@ def unpack(stream: bytes, count: int, bits: int) -> npt.NDArray[np.uint8]:
     """``count`` fields of ``bits`` bits, at most 8; the bits left over must be zeros."""
     loose = np.unpackbits(np.frombuffer(stream, np.uint8), bitorder="little")
     _require(not loose[count * bits :].any())
-    fields = loose[: count * bits].reshape(count, bits)
-    return (fields << np.arange(bits, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
+    fields = np.zeros(count, np.uint8)
+    for bit in range(bits):
+        fields |= loose[bit : count * bits : bits] << np.uint8(bit)
+    return fields
 
 
-# ---- Huffman -----------------------------------------------------------------------------------------------------------
+# ---- Huffman ---------------------------------------------------------------------------------------------------------
 def huffman_lengths(counts: Sequence[int]) -> list[int]:
     """Code lengths (0: symbol unused) of an optimal code no longer than 12 bits.
 
     Package-merge (Larmore and Hirschberg 1990). Each level's list holds the leaves and the pairs of the level below by
-    weight, leaves first where weights are equal; the first 2n - 2 items of the last list are taken, and a leaf's code is
-    as long as it was taken often. A lone symbol gets one bit.
+    weight, leaves first where weights are equal; the first 2n - 2 items of the last list are taken, and a leaf's code
+    is as long as it was taken often. A lone symbol gets one bit.
     """
     lengths = [0] * len(counts)
     leaves = sorted((s for s, count in enumerate(counts) if count), key=lambda s: (counts[s], s))
@@ -169,7 +171,7 @@ def huffman_decode(stream: bytes, lengths: Sequence[int], count: int) -> list[in
     return symbols
 
 
-# ---- the codebook ------------------------------------------------------------------------------------------------------
+# ---- the codebook ----------------------------------------------------------------------------------------------------
 def _ordered(value: np.float32) -> int:
     """Floats in their order as integers in theirs."""
     bits = int(value.view(np.uint32))
@@ -220,7 +222,7 @@ def codebook_decode(stream: bytes, count: int) -> Floats:
     return np.array(known, np.float32)
 
 
-# ---- the header --------------------------------------------------------------------------------------------------------
+# ---- the header ------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Header:
     """What stands before the streams. Sizes in bytes; ``at`` is where the codebook begins."""
@@ -346,7 +348,7 @@ def _fits(h: Header) -> bool:
     return 0 not in kernel and prod(kernel) <= 128
 
 
-# ---- payloads ----------------------------------------------------------------------------------------------------------
+# ---- payloads --------------------------------------------------------------------------------------------------------
 def decode_payload(payload: bytes) -> tuple[Codes, Floats, Header]:
     """Codes (in the weight's shape), codebook (float32, [0] is 0.0) and header.
 

@@ -1,17 +1,17 @@
 """Places and values by context modelling, written to be read; ``csrc/codec/context.c`` says why it is as it is.
 
 Places: inside a kernel the circumstance of a decision is which positions before this one are taken; without a kernel,
-how full the column has been so far and how full the row has been lately. Values: the four highest bits of a rank are coded
-knowing how large the values of this column and row are, and what stands left and above in the kernel; lower bits look at
-the higher ones only.
+how full the column has been so far and how full the row has been lately. Values: the four highest bits of a rank are
+coded knowing how large the values of this column and row are, and what stands left and above in the kernel; lower bits
+look at the higher ones only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log2, pi, prod
 from math import e as euler
+from math import log2, pi, prod
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,9 @@ class ContextShape:
     raw_bits: int
 
     @classmethod
-    def of(cls, dims: Sequence[int], kernel_rank: int, nonzeros: int, symbols: int, negative: int, raw_bits: int) -> ContextShape:
+    def of(
+        cls, dims: Sequence[int], kernel_rank: int, nonzeros: int, symbols: int, negative: int, raw_bits: int
+    ) -> ContextShape:
         split = len(dims) - kernel_rank
         matrix, kernel = dims[:split], dims[split:]
         return cls(prod(matrix[:-1]), matrix[-1] if matrix else 1, prod(kernel), kernel[-1] if kernel else 1,

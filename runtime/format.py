@@ -32,7 +32,7 @@ _REASONS = {
     Status.MAGIC: ("this is no EIE payload", "It does not begin with `EIE`; is it the right file, the right tensor?"),
     Status.VERSION: ("the payload is of a version this library does not know", "A newer release of eie reads it"),
     Status.CHECKSUM: ("the payload is damaged: its checksum does not match", "Copy or make the artifact again"),
-    Status.CORRUPT: ("the payload's contents are impossible", "It was not made by eie's encoder; don't trust its origin"),
+    Status.CORRUPT: ("the payload's contents are impossible", "No encoder of ours made it; don't trust its origin"),
     Status.MEMORY: ("the weight is too large for this machine's memory", "Free memory, or use a larger machine"),
 }
 
@@ -109,9 +109,9 @@ def encode(weight: Weight, *, codec: CodecName = "auto", index_bits: int | None 
     if codec not in CODECS:
         raise UserError(f"there is no codec {codec!r}", where="codec", hint=f"Use one of {', '.join(CODECS)}")
     if index_bits is not None and not 2 <= index_bits <= 8:
-        raise UserError(f"gaps have 2 to 8 bits, not {index_bits}", where="index_bits", hint="4 and 5 are what papers use")
+        raise UserError(f"gaps have 2 to 8 bits, not {index_bits}", where="index_bits", hint="Papers use 4 and 5")
     if index_bits is not None and codec == "context":
-        raise UserError("the context codec stores no gaps", where="index_bits", hint="Leave it out, or use codec huffman")
+        raise UserError("the context codec stores no gaps", where="index_bits", hint="Leave it out, or use huffman")
     if weight.codes.ndim > reference.MAX_RANK:
         raise FormatError(f"a payload holds up to {reference.MAX_RANK} dimensions, the weight has {weight.codes.ndim}")
     if not np.isfinite(weight.codebook).all():

@@ -54,7 +54,7 @@ def test_c_and_reference_agree_bit_for_bit(weight: Weight, codec: Codec, index_b
 
 @needs_core
 def test_c_and_reference_refuse_the_same() -> None:
-    """Every byte of small payloads broken in several ways, checksums put right: the same verdict, or the same weight."""
+    """Every byte of small payloads broken in several ways, checksums put right: same verdict, or same weight."""
     rng = np.random.default_rng(0)
     for name, shape in product(("raw", "huffman", "context"), ((6, 20), (3, 2, 3, 3))):
         codes = (rng.integers(1, 20, shape) * (rng.random(shape) < 0.5)).astype(np.uint8)
