@@ -20,7 +20,8 @@ static inline eie_bit_reader eie_bits_open(const uint8_t *bytes, size_t size) {
 static inline void eie_bits_fill(eie_bit_reader *r) {
     if (r->held >= 32) return;
     if (r->end - r->at >= 4) {
-        uint32_t next = (uint32_t)r->at[0] | (uint32_t)r->at[1] << 8 | (uint32_t)r->at[2] << 16 | (uint32_t)r->at[3] << 24;
+        uint32_t next =
+            (uint32_t)r->at[0] | (uint32_t)r->at[1] << 8 | (uint32_t)r->at[2] << 16 | (uint32_t)r->at[3] << 24;
         r->bits |= (uint64_t)next << r->held;
         r->at += 4;
         r->held += 32;

@@ -1,6 +1,6 @@
-/* The codebook's floats, exactly. In ascending order each is predicted by going on as far as the last step went; what is
- * stored is how many floats lie between prediction and value: its number of bits by a learning coder, then those bits.
- * Centroids from k-means lie about evenly, which is what makes this shorter than 32 bits each. */
+/* The codebook's floats, exactly. In ascending order each is predicted by going on as far as the last step went; what
+ * is stored is how many floats lie between prediction and value: its number of bits by a learning coder, then those
+ * bits. Centroids from k-means lie about evenly, which is what makes this shorter than 32 bits each. */
 #include "codec/codec.h"
 #include "codec/range.h"
 

@@ -1,12 +1,12 @@
-/* Places and values by context modelling: every binary decision is coded with a probability learned from what went before
- * in like circumstances. Encoder and decoder are the same walk over the weight, compiled twice.
+/* Places and values by context modelling: every binary decision is coded with a probability learned from what went
+ * before in like circumstances. Encoder and decoder are the same walk over the weight, compiled twice.
  *
  * Places. Inside a kernel the circumstance is which positions before this one are taken; without a kernel, how full the
  * column has been so far and how full the row has been lately.
- * Values. Codes are ranks of values, so near codes are near values, and the distance from the first positive code says how
- * large a value is. The four highest bits are coded knowing how large the values of this column and of this row are, and
- * what stands left and above in the kernel. Lower bits look at the higher ones only, and the lowest may be stored as they
- * are: where a distribution is smooth, learning them costs more than it wins.
+ * Values. Codes are ranks of values, so near codes are near values, and the distance from the first positive code says
+ * how large a value is. The four highest bits are coded knowing how large the values of this column and of this row
+ * are, and what stands left and above in the kernel. Lower bits look at the higher ones only, and the lowest may be
+ * stored as they are: where a distribution is smooth, learning them costs more than it wins.
  */
 #include "codec/codec.h"
 #include "codec/bits.h"
@@ -17,12 +17,14 @@
 #include <string.h>
 
 enum {
-    CHUNK = 4096,                /* elements handled at a time: places, then values */
-    SLOTS = 256,                 /* chunks of a row that have statistics of their own; longer rows share */
-    PAST = 9,                    /* positions of a kernel that place contexts look back */
-    SCALES = 6, NEIGHBOURS = 9,  /* circumstances of a value */
-    CLASS_BITS = 4, CLASSES = 1 << CLASS_BITS,
-    FAR = 2560                   /* above the largest weighted sum of three neighbours: 5 * 511 */
+    CHUNK = 4096, /* elements handled at a time: places, then values */
+    SLOTS = 256,  /* chunks of a row that have statistics of their own; longer rows share */
+    PAST = 9,     /* positions of a kernel that place contexts look back */
+    SCALES = 6,
+    NEIGHBOURS = 9, /* circumstances of a value */
+    CLASS_BITS = 4,
+    CLASSES = 1 << CLASS_BITS,
+    FAR = 2560 /* above the largest weighted sum of three neighbours: 5 * 511 */
 };
 
 typedef struct {
@@ -32,18 +34,19 @@ typedef struct {
     eie_bit high[SCALES][NEIGHBOURS][CLASSES];
     eie_bit low[256];
     uint32_t depth, high_bits, raw_bits;
-    int32_t signed_rank[CLASSES];    /* of a class's middle: odd, negative below zero */
-    int32_t size[CLASSES];           /* its logarithm, 1/2048 octaves */
-    uint8_t logarithm[FAR];          /* 1/8 octaves */
-    int32_t typical;                 /* size of all values so far */
-    uint32_t seen;                   /* up to 32 */
-    uint16_t *fullness;              /* a column's, 1/65536 */
-    int16_t *column_size;            /* -1: no value yet */
+    int32_t signed_rank[CLASSES]; /* of a class's middle: odd, negative below zero */
+    int32_t size[CLASSES];        /* its logarithm, 1/2048 octaves */
+    uint8_t logarithm[FAR];       /* 1/8 octaves */
+    int32_t typical;              /* size of all values so far */
+    uint32_t seen;                /* up to 32 */
+    uint16_t *fullness;           /* a column's, 1/65536 */
+    int16_t *column_size;         /* -1: no value yet */
     uint32_t row_fullness, row_before, start_fullness;
-    int32_t row_size, size_before;   /* ... the latter less twice the typical one */
-    uint16_t list[CHUNK];            /* the chunk's elements that are not zero */
-    uint8_t position[CHUNK];         /* in the kernel */
-    int32_t left[EIE_MAX_KERNEL], up[EIE_MAX_KERNEL], up_right[EIE_MAX_KERNEL]; /* all ones where there is one, else 0 */
+    int32_t row_size, size_before; /* ... the latter less twice the typical one */
+    uint16_t list[CHUNK];          /* the chunk's elements that are not zero */
+    uint8_t position[CHUNK];       /* in the kernel */
+    int32_t left[EIE_MAX_KERNEL], up[EIE_MAX_KERNEL],
+        up_right[EIE_MAX_KERNEL]; /* all ones where there is one, else 0 */
     int16_t ranks[2 * EIE_MAX_KERNEL + CHUNK];
 } model;
 
@@ -87,7 +90,8 @@ uint32_t eie_context_raw_bits(const uint64_t *counts, uint32_t symbols) {
         double cost = 0, n[2];
         for (uint32_t node = 0; node < 1u << (depth - raw - 1); node++) {
             n[0] = n[1] = 0;
-            for (uint32_t i = 0, s = node << (raw + 1); i < 2u << raw && s < symbols; i++, s++) n[i >> raw] += (double)counts[s];
+            for (uint32_t i = 0, s = node << (raw + 1); i < 2u << raw && s < symbols; i++, s++)
+                n[i >> raw] += (double)counts[s];
             cost += log2_factorial(n[0] + n[1] + 1) - log2_factorial(n[0]) - log2_factorial(n[1]);
         }
         if (cost < 0.995 * total) break;
@@ -166,7 +170,8 @@ static void model_free(model *m) {
 }
 
 /* Places of `count` elements of a row without kernel; lists those that are not zero. */
-EIE_INLINE uint32_t places_flat(model *m, eie_range *range, uint8_t *codes, uint32_t count, uint16_t *fullness, const int encoding) {
+EIE_INLINE uint32_t places_flat(model *m, eie_range *range, uint8_t *codes, uint32_t count, uint16_t *fullness,
+                                const int encoding) {
     eie_range r = *range;
     uint32_t row = m->row_fullness, before = m->row_before, listed = 0;
     for (uint32_t i = 0; i < count; i++) {
@@ -189,7 +194,8 @@ EIE_INLINE uint32_t places_flat(model *m, eie_range *range, uint8_t *codes, uint
 }
 
 /* The same with a kernel. */
-EIE_INLINE uint32_t places_kernel(model *m, eie_range *range, uint8_t *codes, uint32_t count, uint32_t kernel, const int encoding) {
+EIE_INLINE uint32_t places_kernel(model *m, eie_range *range, uint8_t *codes, uint32_t count, uint32_t kernel,
+                                  const int encoding) {
     eie_range r = *range;
     uint32_t listed = 0;
     for (uint32_t start = 0; start < count; start += kernel) {
@@ -214,8 +220,10 @@ EIE_INLINE uint32_t places_kernel(model *m, eie_range *range, uint8_t *codes, ui
 }
 
 /* Nine circumstances: nothing before in the kernel, or the sign and four sizes, against the typical one, of what is. */
-static inline uint32_t neighbourhood(const model *m, const int16_t *ranks, uint32_t q, uint32_t width, int32_t typical) {
-    int32_t sum = 2 * ((ranks[-1] & m->left[q]) + (ranks[-(int32_t)width] & m->up[q])) + (ranks[1 - (int32_t)width] & m->up_right[q]);
+static inline uint32_t neighbourhood(const model *m, const int16_t *ranks, uint32_t q, uint32_t width,
+                                     int32_t typical) {
+    int32_t sum = 2 * ((ranks[-1] & m->left[q]) + (ranks[-(int32_t)width] & m->up[q])) +
+                  (ranks[1 - (int32_t)width] & m->up_right[q]);
     int32_t size = ((int32_t)m->logarithm[sum < 0 ? -sum : sum] << 8) - 2048 - typical;
     uint32_t context = 1u + (size >= -2304) + (size >= -768) + (size >= 768) + (sum < 0 ? 4u : 0u);
     return sum ? context : 0;
@@ -229,8 +237,8 @@ typedef struct {
 } streams;
 
 /* Codes of the listed elements. 0 when one is past the last symbol. */
-EIE_INLINE int values(model *m, streams *s, uint8_t *codes, uint32_t listed, int16_t *column_size, uint32_t symbols, uint32_t width,
-                      const int kernel, const int encoding) {
+EIE_INLINE int values(model *m, streams *s, uint8_t *codes, uint32_t listed, int16_t *column_size, uint32_t symbols,
+                      uint32_t width, const int kernel, const int encoding) {
     eie_range high = s->high, low = s->low;
     eie_bit_reader reader = s->reader;
     eie_bit_writer writer = s->writer;
@@ -245,7 +253,8 @@ EIE_INLINE int values(model *m, streams *s, uint8_t *codes, uint32_t listed, int
         int32_t scale = ((column + before) >> 10) + SCALES / 2;
         scale = scale < 0 ? 0 : scale > SCALES - 1 ? SCALES - 1 : scale;
         uint32_t near = kernel ? neighbourhood(m, ranks + i, m->position[i], width, typical) : 0;
-        uint32_t class = eie_range_tree(&high, m->high[scale][near], high_bits, &m->steps, symbol >> (low_bits + raw_bits), encoding);
+        uint32_t class = eie_range_tree(&high, m->high[scale][near], high_bits, &m->steps,
+                                        symbol >> (low_bits + raw_bits), encoding);
         uint32_t node = 1u << high_bits | class;
         node = eie_range_descend(&low, m->low, node, low_bits, &m->steps, symbol >> raw_bits, encoding);
         if (encoding) {
@@ -302,7 +311,8 @@ EIE_INLINE uint64_t walk(model *m, streams *s, uint8_t *codes, const eie_context
     return total;
 }
 
-eie_status eie_context_encode(const uint8_t *codes, const eie_context_shape *shape, eie_buffer *places, eie_buffer *values_out) {
+eie_status eie_context_encode(const uint8_t *codes, const eie_context_shape *shape, eie_buffer *places,
+                              eie_buffer *values_out) {
     model *m = model_new(shape);
     if (!m) return EIE_E_MEMORY;
     eie_buffer high = {0}, low = {0}, raw = {0};
@@ -317,7 +327,8 @@ eie_status eie_context_encode(const uint8_t *codes, const eie_context_shape *sha
     eie_buffer_append(values_out, high.data, high.size);
     eie_buffer_append(values_out, low.data, low.size);
     eie_buffer_append(values_out, raw.data, raw.size);
-    eie_status status = high.failed || low.failed || raw.failed || places->failed || values_out->failed ? EIE_E_MEMORY : EIE_OK;
+    eie_status status =
+        high.failed || low.failed || raw.failed || places->failed || values_out->failed ? EIE_E_MEMORY : EIE_OK;
     eie_buffer_free(&high);
     eie_buffer_free(&low);
     eie_buffer_free(&raw);
@@ -333,10 +344,14 @@ eie_status eie_context_decode(uint8_t *codes, const eie_context_shape *shape, co
     const uint8_t *raw = cursor.end - raw_size, *low = raw - low_size;
     model *m = model_new(shape);
     if (!m) return EIE_E_MEMORY;
-    streams s = {eie_range_reader(places, places_size), eie_range_reader(cursor.at, (size_t)(low - cursor.at)),
-                 eie_range_reader(low, (size_t)low_size), eie_bits_open(raw, (size_t)raw_size), {0}};
+    streams s = {eie_range_reader(places, places_size),
+                 eie_range_reader(cursor.at, (size_t)(low - cursor.at)),
+                 eie_range_reader(low, (size_t)low_size),
+                 eie_bits_open(raw, (size_t)raw_size),
+                 {0}};
     uint64_t found = walk(m, &s, codes, shape, 0);
     model_free(m);
-    int closed = s.places.at == s.places.end && s.high.at == s.high.end && s.low.at == s.low.end && eie_bits_closed(&s.reader);
+    int closed =
+        s.places.at == s.places.end && s.high.at == s.high.end && s.low.at == s.low.end && eie_bits_closed(&s.reader);
     return found == shape->nonzeros && closed ? EIE_OK : EIE_E_CORRUPT;
 }

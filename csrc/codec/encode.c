@@ -13,10 +13,10 @@ typedef struct {
     const uint64_t *dims;
     uint32_t rank, pattern;
     uint64_t elements, nonzeros;
-    uint8_t *codes;       /* relabelled */
-    float values[255];    /* ascending; code 1 is the first */
+    uint8_t *codes;    /* relabelled */
+    float values[255]; /* ascending; code 1 is the first */
     uint32_t symbols;
-    uint64_t counts[256]; /* of each code */
+    uint64_t counts[256];           /* of each code */
     uint64_t gaps[WIDEST + 1][256]; /* [width][gap], fillers' gaps left out */
     uint64_t fillers[WIDEST + 1];
     eie_buffer codebook;
@@ -39,9 +39,15 @@ static void plan_free(plan *p) {
 }
 
 static void write_header(eie_buffer *out, const subject *s, const plan *p) {
-    const uint8_t head[9] = {'E', 'I', 'E', EIE_PAYLOAD_VERSION, (uint8_t)(s->rank | p->kernel_rank << 4),
-                             (uint8_t)(p->code_codec | p->index_codec << 4), (uint8_t)(p->index_bits | p->raw_bits << 4),
-                             (uint8_t)(s->pattern | s->codebook_coded << 4), (uint8_t)s->symbols};
+    const uint8_t head[9] = {'E',
+                             'I',
+                             'E',
+                             EIE_PAYLOAD_VERSION,
+                             (uint8_t)(s->rank | p->kernel_rank << 4),
+                             (uint8_t)(p->code_codec | p->index_codec << 4),
+                             (uint8_t)(p->index_bits | p->raw_bits << 4),
+                             (uint8_t)(s->pattern | s->codebook_coded << 4),
+                             (uint8_t)s->symbols};
     eie_buffer_append(out, head, sizeof head);
     for (uint32_t i = 0; i < s->rank; i++) eie_buffer_varint(out, s->dims[i]);
     if (p->index_codec) eie_buffer_varint(out, p->entries);
@@ -55,7 +61,8 @@ static void write_header(eie_buffer *out, const subject *s, const plan *p) {
 static eie_status measure(const subject *s, plan *p) {
     eie_buffer header = {0};
     write_header(&header, s, p);
-    p->total = header.size + s->codebook.size + p->code_table.size + p->index_table.size + p->code_bytes + p->index_bytes + 4;
+    p->total =
+        header.size + s->codebook.size + p->code_table.size + p->index_table.size + p->code_bytes + p->index_bytes + 4;
     eie_status status = header.failed || p->code_table.failed || p->index_table.failed ? EIE_E_MEMORY : EIE_OK;
     eie_buffer_free(&header);
     return status;
@@ -78,7 +85,8 @@ static uint64_t stream_bytes(uint32_t codec, const uint64_t *counts, uint32_t sy
 }
 
 /* index_bits 0: zeros stay codes. */
-static eie_status plan_simple(const subject *s, uint32_t code_codec, uint32_t index_codec, uint32_t index_bits, plan *p) {
+static eie_status plan_simple(const subject *s, uint32_t code_codec, uint32_t index_codec, uint32_t index_bits,
+                              plan *p) {
     uint64_t codes[256], gaps[256];
     memset(p, 0, sizeof *p);
     memcpy(codes, s->counts, sizeof codes);
@@ -93,9 +101,11 @@ static eie_status plan_simple(const subject *s, uint32_t code_codec, uint32_t in
     /* a stream without entries is raw: it has no code */
     p->code_codec = p->entries ? code_codec : EIE_CODEC_RAW;
     p->index_codec = !index_bits ? 0 : p->entries ? index_codec : EIE_CODEC_RAW;
-    p->code_bytes = stream_bytes(p->code_codec, codes, s->symbols + 1, p->entries, code_bits(s), p->code_lengths, &p->code_table);
+    p->code_bytes =
+        stream_bytes(p->code_codec, codes, s->symbols + 1, p->entries, code_bits(s), p->code_lengths, &p->code_table);
     if (index_bits)
-        p->index_bytes = stream_bytes(p->index_codec, gaps, 1u << index_bits, p->entries, index_bits, p->index_lengths, &p->index_table);
+        p->index_bytes = stream_bytes(p->index_codec, gaps, 1u << index_bits, p->entries, index_bits, p->index_lengths,
+                                      &p->index_table);
     return measure(s, p);
 }
 
@@ -143,7 +153,8 @@ static inline void put_field(field_writer *w, uint32_t value) {
 
 static void write_simple(eie_buffer *codes_out, eie_buffer *gaps_out, const subject *s, const plan *p) {
     uint16_t code_words[256], gap_words[256];
-    field_writer code = {{codes_out, 0, 0}, code_words, NULL, code_bits(s)}, gap = {{gaps_out, 0, 0}, gap_words, NULL, p->index_bits};
+    field_writer code = {{codes_out, 0, 0}, code_words, NULL, code_bits(s)},
+                 gap = {{gaps_out, 0, 0}, gap_words, NULL, p->index_bits};
     if (p->code_codec == EIE_CODEC_HUFFMAN) {
         eie_huffman_words(p->code_lengths, s->symbols + 1, code_words);
         code.lengths = p->code_lengths;
@@ -221,7 +232,8 @@ static void encode_codebook(subject *s) {
     }
 }
 
-/* Context modelling, into the two buffers. *fits 0: it is so small that its size could not back the announced elements. */
+/* Context modelling, into the two buffers. *fits 0: it is so small that its size could not back the announced elements.
+ */
 static eie_status plan_context(const subject *s, plan *p, eie_buffer *places, eie_buffer *values, int *fits) {
     eie_context_shape shape;
     memset(p, 0, sizeof *p);
@@ -283,13 +295,14 @@ static int options_fit(const eie_payload_options *o) {
     return !o->index_bits || (o->index_bits >= NARROWEST && o->index_bits <= WIDEST && o->codec != EIE_CODEC_CONTEXT);
 }
 
-eie_status eie_payload_encode(const eie_weight *weight, const eie_payload_options *options, uint8_t **payload, size_t *size) {
+eie_status eie_payload_encode(const eie_weight *weight, const eie_payload_options *options, uint8_t **payload,
+                              size_t *size) {
     eie_payload_options defaults = {0}, o = options ? *options : defaults;
     if (!payload || !size) return EIE_E_ARGUMENT;
     *payload = NULL;
     *size = 0;
-    if (!weight || !weight->codebook || weight->rank > EIE_MAX_RANK || weight->codebook_size < 1 || weight->codebook_size > 256 ||
-        weight->codebook[0] != 0 || (weight->rank && !weight->dims) || !options_fit(&o))
+    if (!weight || !weight->codebook || weight->rank > EIE_MAX_RANK || weight->codebook_size < 1 ||
+        weight->codebook_size > 256 || weight->codebook[0] != 0 || (weight->rank && !weight->dims) || !options_fit(&o))
         return EIE_E_ARGUMENT;
     uint64_t elements = 1;
     int empty = 0;

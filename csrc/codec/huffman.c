@@ -4,9 +4,10 @@
 
 #include <string.h>
 
-/* Package-merge (Larmore and Hirschberg 1990). At each of the levels the list holds the leaves and the pairs of the list
- * below, by weight, leaves first where weights are equal; of the top list the first 2n - 2 items are taken, and a leaf's
- * code is as long as it was taken often. Leaves are taken in their order, so per level only their number counts. */
+/* Package-merge (Larmore and Hirschberg 1990). At each of the levels the list holds the leaves and the pairs of the
+ * list below, by weight, leaves first where weights are equal; of the top list the first 2n - 2 items are taken, and a
+ * leaf's code is as long as it was taken often. Leaves are taken in their order, so per level only their number counts.
+ */
 void eie_huffman_lengths(const uint64_t *counts, uint32_t symbols, uint8_t *lengths) {
     uint32_t leaf[256], n = 0;
     memset(lengths, 0, symbols);
@@ -61,7 +62,8 @@ void eie_huffman_table_encode(eie_buffer *out, const uint8_t *lengths, uint32_t 
     eie_range r = eie_range_writer(out);
     eie_bits_even(nodes[0], 256);
     eie_steps_fill(&steps);
-    for (uint32_t s = 0, last = 0; s < symbols; last = lengths[s++]) eie_range_tree(&r, nodes[last], 4, &steps, lengths[s], 1);
+    for (uint32_t s = 0, last = 0; s < symbols; last = lengths[s++])
+        eie_range_tree(&r, nodes[last], 4, &steps, lengths[s], 1);
     eie_range_finish(&r);
 }
 
@@ -88,7 +90,8 @@ int eie_huffman_table_decode(const uint8_t *bytes, size_t size, uint32_t symbols
     for (uint32_t s = 0; s < symbols; s++) {
         if (!lengths[s]) continue;
         uint32_t step = lone ? 1 : 1u << lengths[s];
-        for (uint32_t i = words[s]; i < 1u << EIE_HUFFMAN_LIMIT; i += step) table[i] = (uint16_t)(s | (uint32_t)lengths[s] << 8);
+        for (uint32_t i = words[s]; i < 1u << EIE_HUFFMAN_LIMIT; i += step)
+            table[i] = (uint16_t)(s | (uint32_t)lengths[s] << 8);
     }
     return 1;
 }

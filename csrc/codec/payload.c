@@ -66,7 +66,8 @@ static int fits(const eie_layout *l) {
     const eie_payload_info *i = &l->info;
     int relative = i->index_codec == EIE_CODEC_RAW || i->index_codec == EIE_CODEC_HUFFMAN;
     if (i->pattern > 3 || l->codebook_coded > 1 || l->kernel_rank > (i->rank > 2 ? i->rank - 2 : 0)) return 0;
-    if (i->code_codec < EIE_CODEC_RAW || i->code_codec > EIE_CODEC_CONTEXT || i->index_codec > EIE_CODEC_CONTEXT) return 0;
+    if (i->code_codec < EIE_CODEC_RAW || i->code_codec > EIE_CODEC_CONTEXT || i->index_codec > EIE_CODEC_CONTEXT)
+        return 0;
     if ((i->code_codec == EIE_CODEC_CONTEXT) != (i->index_codec == EIE_CODEC_CONTEXT)) return 0;
     if (relative ? i->index_bits < 2 || i->index_bits > 8 : i->index_bits != 0) return 0;
     if (i->entries > i->elements || (i->index_codec == 0 && i->entries != i->elements)) return 0;
@@ -100,7 +101,8 @@ static eie_status place_parts(eie_layout *l, size_t at, size_t size) {
 eie_status eie_layout_read(const uint8_t *payload, size_t size, eie_layout *layout) {
     memset(layout, 0, sizeof *layout);
     eie_payload_info *i = &layout->info;
-    if (!payload || size < 4) return payload && size && memcmp(payload, "EIE", size < 3 ? size : 3) ? EIE_E_MAGIC : EIE_E_TRUNCATED;
+    if (!payload || size < 4)
+        return payload && size && memcmp(payload, "EIE", size < 3 ? size : 3) ? EIE_E_MAGIC : EIE_E_TRUNCATED;
     if (memcmp(payload, "EIE", 3) != 0) return EIE_E_MAGIC;
     i->version = payload[3];
     if (i->version != EIE_PAYLOAD_VERSION) return EIE_E_VERSION;
@@ -123,11 +125,14 @@ eie_status eie_layout_read(const uint8_t *payload, size_t size, eie_layout *layo
     if (status) return status;
     i->entries = i->index_codec ? eie_read_varint(&c) : i->elements;
     i->codebook_bytes = layout->codebook_coded ? eie_read_varint(&c) : 4 * (uint64_t)(i->codebook_size - 1);
-    uint64_t tables[2] = {i->code_codec == EIE_CODEC_HUFFMAN ? eie_read_varint(&c) : 0, i->index_codec == EIE_CODEC_HUFFMAN ? eie_read_varint(&c) : 0};
+    uint64_t tables[2] = {i->code_codec == EIE_CODEC_HUFFMAN ? eie_read_varint(&c) : 0,
+                          i->index_codec == EIE_CODEC_HUFFMAN ? eie_read_varint(&c) : 0};
     if (c.status) return c.status;
     if (!fits(layout)) return EIE_E_CORRUPT;
     i->code_bytes = i->code_codec == EIE_CODEC_RAW ? eie_packed_bytes(i->entries, i->bits) : eie_read_varint(&c);
-    i->index_bytes = i->index_codec == EIE_CODEC_RAW ? eie_packed_bytes(i->entries, i->index_bits) : i->index_codec ? eie_read_varint(&c) : 0;
+    i->index_bytes = i->index_codec == EIE_CODEC_RAW ? eie_packed_bytes(i->entries, i->index_bits)
+                     : i->index_codec                ? eie_read_varint(&c)
+                                                     : 0;
     if (c.status) return c.status;
     if (tables[0] > size || tables[1] > size) return EIE_E_TRUNCATED;
     layout->code_table_size = (size_t)tables[0];
@@ -201,19 +206,24 @@ static eie_status decode_codes(const eie_layout *l, const uint8_t *payload, uint
         shape.symbols = i->codebook_size - 1;
         shape.negative = negative;
         shape.raw_bits = l->raw_bits;
-        return eie_context_decode(codes, &shape, payload + l->indices_at, (size_t)i->index_bytes, payload + l->codes_at, (size_t)i->code_bytes);
+        return eie_context_decode(codes, &shape, payload + l->indices_at, (size_t)i->index_bytes, payload + l->codes_at,
+                                  (size_t)i->code_bytes);
     }
     huffman_table code_table, index_table;
     const uint16_t *codes_by = NULL, *indices_by = NULL;
     if (i->code_codec == EIE_CODEC_HUFFMAN) {
-        if (!eie_huffman_table_decode(payload + l->code_table_at, l->code_table_size, i->codebook_size, code_table)) return EIE_E_CORRUPT;
+        if (!eie_huffman_table_decode(payload + l->code_table_at, l->code_table_size, i->codebook_size, code_table))
+            return EIE_E_CORRUPT;
         codes_by = code_table;
     }
     if (i->index_codec == EIE_CODEC_HUFFMAN) {
-        if (!eie_huffman_table_decode(payload + l->index_table_at, l->index_table_size, 1u << i->index_bits, index_table)) return EIE_E_CORRUPT;
+        if (!eie_huffman_table_decode(payload + l->index_table_at, l->index_table_size, 1u << i->index_bits,
+                                      index_table))
+            return EIE_E_CORRUPT;
         indices_by = index_table;
     }
-    return i->index_codec ? decode_relative(l, payload, codes_by, indices_by, codes) : decode_plain(l, payload, codes_by, codes);
+    return i->index_codec ? decode_relative(l, payload, codes_by, indices_by, codes)
+                          : decode_plain(l, payload, codes_by, codes);
 }
 
 eie_status eie_payload_decode(const uint8_t *payload, size_t size, uint8_t *codes, size_t codes_size, float *codebook) {
@@ -222,7 +232,8 @@ eie_status eie_payload_decode(const uint8_t *payload, size_t size, uint8_t *code
     if (status) return status;
     if (!codebook || codes_size != l.info.elements || (codes_size && !codes)) return EIE_E_ARGUMENT;
     const uint8_t *crc = payload + l.end;
-    if (eie_crc32(payload, l.end) != ((uint32_t)crc[0] | (uint32_t)crc[1] << 8 | (uint32_t)crc[2] << 16 | (uint32_t)crc[3] << 24))
+    if (eie_crc32(payload, l.end) !=
+        ((uint32_t)crc[0] | (uint32_t)crc[1] << 8 | (uint32_t)crc[2] << 16 | (uint32_t)crc[3] << 24))
         return EIE_E_CHECKSUM;
     uint32_t count = l.info.codebook_size - 1, negative = 0;
     memset(codebook, 0, 256 * sizeof *codebook);
@@ -231,7 +242,8 @@ eie_status eie_payload_decode(const uint8_t *payload, size_t size, uint8_t *code
         if (!eie_codebook_decode(stored, (size_t)l.info.codebook_bytes, codebook + 1, count)) return EIE_E_CORRUPT;
     } else {
         for (uint32_t k = 0; k < count; k++) {
-            uint32_t bits = (uint32_t)stored[4 * k] | (uint32_t)stored[4 * k + 1] << 8 | (uint32_t)stored[4 * k + 2] << 16 | (uint32_t)stored[4 * k + 3] << 24;
+            uint32_t bits = (uint32_t)stored[4 * k] | (uint32_t)stored[4 * k + 1] << 8 |
+                            (uint32_t)stored[4 * k + 2] << 16 | (uint32_t)stored[4 * k + 3] << 24;
             memcpy(codebook + 1 + k, &bits, 4);
         }
         if (!eie_codebook_valid(codebook + 1, count)) return EIE_E_CORRUPT;

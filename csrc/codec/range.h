@@ -79,7 +79,8 @@ static inline void eie_range_carry(eie_buffer *out) {
 }
 
 static inline void eie_range_emit(eie_range *r) {
-    uint8_t bytes[4] = {(uint8_t)(r->value >> 56), (uint8_t)(r->value >> 48), (uint8_t)(r->value >> 40), (uint8_t)(r->value >> 32)};
+    uint8_t bytes[4] = {(uint8_t)(r->value >> 56), (uint8_t)(r->value >> 48), (uint8_t)(r->value >> 40),
+                        (uint8_t)(r->value >> 32)};
     eie_buffer_append(r->out, bytes, 4);
     r->value <<= 32;
 }
@@ -111,7 +112,8 @@ EIE_INLINE uint32_t eie_range_bit(eie_range *r, uint32_t p, uint32_t bit, const 
 }
 
 /* As below, for a caller that has loaded *state already. */
-EIE_INLINE uint32_t eie_range_learn(eie_range *r, eie_bit *state, eie_bit s, const eie_steps *steps, uint32_t bit, const int encoding) {
+EIE_INLINE uint32_t eie_range_learn(eie_range *r, eie_bit *state, eie_bit s, const eie_steps *steps, uint32_t bit,
+                                    const int encoding) {
     eie_step step = steps->of[s & 1023];
     bit = eie_range_bit(r, s >> 16 | 1, bit, encoding);
     /* towards all ones or all zeros; the count in the lower bits is too small to matter */
@@ -121,7 +123,8 @@ EIE_INLINE uint32_t eie_range_learn(eie_range *r, eie_bit *state, eie_bit s, con
     return bit;
 }
 
-EIE_INLINE uint32_t eie_range_adaptive(eie_range *r, eie_bit *state, const eie_steps *steps, uint32_t bit, const int encoding) {
+EIE_INLINE uint32_t eie_range_adaptive(eie_range *r, eie_bit *state, const eie_steps *steps, uint32_t bit,
+                                       const int encoding) {
     return eie_range_learn(r, state, *state, steps, bit, encoding);
 }
 
@@ -132,8 +135,8 @@ EIE_INLINE eie_bit eie_range_select(eie_bit zero, eie_bit one, uint32_t bit) {
 
 /* `depth` bits of a number, highest first, each learning in the light of those above it, from `node` (1: the root) on.
  * Returns the node reached. nodes: two for each that is not the last. */
-EIE_INLINE uint32_t eie_range_descend(eie_range *r, eie_bit *nodes, uint32_t node, uint32_t depth, const eie_steps *steps,
-                                      uint32_t value, const int encoding) {
+EIE_INLINE uint32_t eie_range_descend(eie_range *r, eie_bit *nodes, uint32_t node, uint32_t depth,
+                                      const eie_steps *steps, uint32_t value, const int encoding) {
     if (!depth) return node;
     eie_bit s = nodes[node];
     while (--depth) {

@@ -37,8 +37,8 @@ const char *eie_status_message(eie_status status);
 typedef enum { EIE_F32 = 0, EIE_I16 = 1, EIE_U8 = 2 } eie_format;
 
 /* ---- payloads (csrc/codec, docs/format.md) ------------------------------------------------------------------- */
-/* How a stream is stored. As index codec: 0 none (zeros are codes), raw or Huffman gaps, context-modelled places. As what
- * an encoder is asked for: 0 whatever is smallest; raw and Huffman mean both streams. */
+/* How a stream is stored. As index codec: 0 none (zeros are codes), raw or Huffman gaps, context-modelled places. As
+ * what an encoder is asked for: 0 whatever is smallest; raw and Huffman mean both streams. */
 typedef enum { EIE_CODEC_AUTO = 0, EIE_CODEC_RAW = 1, EIE_CODEC_HUFFMAN = 2, EIE_CODEC_CONTEXT = 3 } eie_codec;
 
 typedef struct {
@@ -51,7 +51,7 @@ typedef struct {
     uint32_t bits;          /* of a code: ceil(log2(codebook_size)), at least 1 */
     uint32_t pattern;       /* 0 unstructured, 1 balanced, 2 block, 3 n:m */
     uint32_t code_codec;    /* eie_codec */
-    uint32_t index_codec;   /* eie_codec, or 0: no gaps, zeros are stored as code 0 */
+    uint32_t index_codec;   /* eie_codec; 0: zeros are stored as code 0 */
     uint32_t index_bits;    /* of a gap; 0: no gaps are stored */
     uint64_t code_bytes, index_bytes, codebook_bytes, table_bytes, container_bytes; /* sum: the payload's size */
 } eie_payload_info;
@@ -80,7 +80,8 @@ typedef struct {
 /* Encodes; the caller frees *payload with eie_payload_free. Codes are relabelled by value, equal values and unused ones
  * fall together or away, -0.0 becomes 0.0: the floats they stand for stay what they are. EIE_E_ARGUMENT: a code past the
  * codebook, a value that is not finite, options that exclude each other. */
-eie_status eie_payload_encode(const eie_weight *weight, const eie_payload_options *options, uint8_t **payload, size_t *size);
+eie_status eie_payload_encode(const eie_weight *weight, const eie_payload_options *options, uint8_t **payload,
+                              size_t *size);
 void eie_payload_free(uint8_t *payload);
 
 /* ---- instruction sets (csrc/kernels) -------------------------------------------------------------------------- */

@@ -1,10 +1,10 @@
-/* Feeds broken payloads to the decoder. Built by clang with -fsanitize=fuzzer this is a libFuzzer target; built by anything
- * else it brings its own mutations:
+/* Feeds broken payloads to the decoder. Built by clang with -fsanitize=fuzzer this is a libFuzzer target; built by
+ * anything else it brings its own mutations:
  *
  *     fuzz_payload SECONDS [SEED-FILE...]
  *
- * Each input is read as it is, and again with its checksum put right, so that the checks behind it are reached. What decodes
- * is encoded again and must come back the same.
+ * Each input is read as it is, and again with its checksum put right, so that the checks behind it are reached. What
+ * decodes is encoded again and must come back the same.
  */
 #include "codec/codec.h"
 
@@ -32,8 +32,10 @@ static void round_trip(const eie_payload_info *info, const uint8_t *codes, const
     require(eie_payload_inspect(payload, size, &again) == EIE_OK, "our own payload can't be inspected");
     require(again.elements == info->elements && again.rank == info->rank, "the shape changed on the way");
     uint8_t *copy = malloc((size_t)info->elements + 1);
-    require(copy && eie_payload_decode(payload, size, copy, (size_t)info->elements, values) == EIE_OK, "our own payload does not decode");
-    for (uint64_t i = 0; i < info->elements; i++) require(values[copy[i]] == codebook[codes[i]], "a value changed on the way");
+    require(copy && eie_payload_decode(payload, size, copy, (size_t)info->elements, values) == EIE_OK,
+            "our own payload does not decode");
+    for (uint64_t i = 0; i < info->elements; i++)
+        require(values[copy[i]] == codebook[codes[i]], "a value changed on the way");
     free(copy);
     eie_payload_free(payload);
 }
@@ -42,8 +44,10 @@ static eie_status decode(const uint8_t *data, size_t size) {
     eie_payload_info info;
     eie_status status = eie_payload_inspect(data, size, &info);
     if (status) return status;
-    require(info.elements <= (uint64_t)size * EIE_ELEMENTS_PER_BYTE + EIE_ELEMENTS_FREE, "more elements than the size can back");
-    require(info.code_bytes + info.index_bytes + info.codebook_bytes + info.table_bytes + info.container_bytes == size, "sizes do not add up");
+    require(info.elements <= (uint64_t)size * EIE_ELEMENTS_PER_BYTE + EIE_ELEMENTS_FREE,
+            "more elements than the size can back");
+    require(info.code_bytes + info.index_bytes + info.codebook_bytes + info.table_bytes + info.container_bytes == size,
+            "sizes do not add up");
     if (info.elements > LARGEST) return EIE_E_MEMORY;
     float codebook[256];
     uint8_t *codes = malloc((size_t)info.elements + 1);
@@ -52,7 +56,8 @@ static eie_status decode(const uint8_t *data, size_t size) {
     if (status == EIE_OK) {
         for (uint64_t i = 0; i < info.elements; i++) require(codes[i] < info.codebook_size, "a code past the codebook");
         require(codebook[0] == 0, "the codebook does not begin with zero");
-        for (uint32_t codec = EIE_CODEC_AUTO; codec <= EIE_CODEC_CONTEXT && info.elements <= 4096; codec++) round_trip(&info, codes, codebook, codec);
+        for (uint32_t codec = EIE_CODEC_AUTO; codec <= EIE_CODEC_CONTEXT && info.elements <= 4096; codec++)
+            round_trip(&info, codes, codebook, codec);
     }
     free(codes);
     return status;
@@ -109,7 +114,8 @@ static void keep(const uint8_t *data, size_t size) {
 
 /* Small weights of many kinds, so that it runs without any seed file. */
 static void make_seeds(void) {
-    static const uint64_t shapes[][4] = {{0}, {1}, {37}, {8, 12}, {5, 3, 7}, {6, 4, 3, 3}, {3, 2, 5, 5}, {2, 300, 1, 1}, {1, 1, 128}};
+    static const uint64_t shapes[][4] = {{0},          {1},          {37},           {8, 12},    {5, 3, 7},
+                                         {6, 4, 3, 3}, {3, 2, 5, 5}, {2, 300, 1, 1}, {1, 1, 128}};
     static const uint32_t ranks[] = {0, 1, 1, 2, 3, 4, 4, 4, 3};
     uint8_t codes[4096];
     float codebook[256] = {0};
@@ -117,9 +123,14 @@ static void make_seeds(void) {
     for (uint32_t s = 0; s < sizeof ranks / sizeof *ranks; s++)
         for (uint32_t kind = 0; kind < 24; kind++) {
             uint32_t symbols = kind & 1 ? 255 : kind & 2 ? 15 : kind % 3, zeros = kind & 4 ? 90 : kind & 8 ? 50 : 2;
-            for (uint32_t i = 0; i < sizeof codes; i++) codes[i] = draw(100) < zeros || !symbols ? 0 : (uint8_t)(1 + draw(symbols));
+            for (uint32_t i = 0; i < sizeof codes; i++)
+                codes[i] = draw(100) < zeros || !symbols ? 0 : (uint8_t)(1 + draw(symbols));
             eie_weight weight = {codes, codebook, 256, ranks[s], shapes[s]};
-            eie_payload_options options = {kind % 4, kind % 4 == EIE_CODEC_CONTEXT ? 0 : kind / 4 == 5 ? 3 : 0, kind % 4};
+            eie_payload_options options = {kind % 4,
+                                           kind % 4 == EIE_CODEC_CONTEXT ? 0
+                                           : kind / 4 == 5               ? 3
+                                                                         : 0,
+                                           kind % 4};
             uint8_t *payload;
             size_t size;
             require(eie_payload_encode(&weight, &options, &payload, &size) == EIE_OK, "a seed does not encode");
@@ -151,7 +162,8 @@ static size_t mutate(uint8_t *data, size_t size) {
         default: { /* a piece of another input */
             const input *other = &pool[draw(pool_size)];
             size_t from = (size_t)draw(other->size);
-            for (size_t i = 0; i < length && at + i < size && from + i < other->size; i++) data[at + i] = other->data[from + i];
+            for (size_t i = 0; i < length && at + i < size && from + i < other->size; i++)
+                data[at + i] = other->data[from + i];
         }
         }
     }
