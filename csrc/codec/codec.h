@@ -7,7 +7,7 @@
 #define EIE_MAX_RANK 8
 /* longest code: one 8 KiB table decodes any stream, and 256 symbols lose nothing to it */
 #define EIE_HUFFMAN_LIMIT 12
-#define EIE_MAX_KERNEL 128   /* positions of a kernel the context codec tells apart from rows */
+#define EIE_MAX_KERNEL 128 /* positions of a kernel the context codec tells apart from rows */
 
 /* A payload may announce at most this many elements a byte, and a few more: hostile ones can't ask for the moon. */
 #define EIE_ELEMENTS_PER_BYTE 2048
