@@ -37,6 +37,10 @@ const char *eie_status_message(eie_status status);
 typedef enum { EIE_F32 = 0, EIE_I16 = 1, EIE_U8 = 2 } eie_format;
 
 /* ---- payloads (csrc/codec, docs/format.md) ------------------------------------------------------------------- */
+/* How a stream is stored. As index codec: 0 none (zeros are codes), raw or Huffman gaps, context-modelled places. As
+ * what an encoder is asked for: 0 whatever is smallest; raw and Huffman mean both streams. */
+typedef enum { EIE_CODEC_AUTO = 0, EIE_CODEC_RAW = 1, EIE_CODEC_HUFFMAN = 2, EIE_CODEC_CONTEXT = 3 } eie_codec;
+
 typedef struct {
     uint32_t version;
     uint32_t rank;
@@ -46,8 +50,8 @@ typedef struct {
     uint32_t codebook_size; /* 1 to 256, entry 0 is 0.0 */
     uint32_t bits;          /* of a code: ceil(log2(codebook_size)), at least 1 */
     uint32_t pattern;       /* 0 unstructured, 1 balanced, 2 block, 3 n:m */
-    uint32_t code_codec;    /* docs/format.md */
-    uint32_t index_codec;
+    uint32_t code_codec;    /* eie_codec */
+    uint32_t index_codec;   /* eie_codec; 0: zeros are stored as code 0 */
     uint32_t index_bits;    /* of a gap; 0: no gaps are stored */
     uint64_t code_bytes, index_bytes, codebook_bytes, table_bytes, container_bytes; /* sum: the payload's size */
 } eie_payload_info;
@@ -58,6 +62,27 @@ eie_status eie_payload_inspect(const uint8_t *payload, size_t size, eie_payload_
 /* Decodes into `codes` (C order, `codes_size` must equal info.elements) and `codebook` (256 floats; those past
  * codebook_size are set to 0). Every code written is below codebook_size. Never reads past payload + size. */
 eie_status eie_payload_decode(const uint8_t *payload, size_t size, uint8_t *codes, size_t codes_size, float *codebook);
+
+typedef struct {
+    const uint8_t *codes;    /* C order */
+    const float *codebook;   /* codebook_size floats, [0] == 0 */
+    uint32_t codebook_size;  /* 1 to 256 */
+    uint32_t rank;
+    const uint64_t *dims;
+} eie_weight;
+
+typedef struct {
+    uint32_t codec;      /* eie_codec: EIE_CODEC_AUTO for the smallest of all */
+    uint32_t index_bits; /* 2 to 8: gaps of this width (raw or Huffman); 0: the encoder chooses */
+    uint32_t pattern;    /* written down as it is */
+} eie_payload_options;
+
+/* Encodes; the caller frees *payload with eie_payload_free. Codes are relabelled by value, equal values and unused ones
+ * fall together or away, -0.0 becomes 0.0: the floats they stand for stay what they are. EIE_E_ARGUMENT: a code past the
+ * codebook, a value that is not finite, options that exclude each other. */
+eie_status eie_payload_encode(const eie_weight *weight, const eie_payload_options *options, uint8_t **payload,
+                              size_t *size);
+void eie_payload_free(uint8_t *payload);
 
 /* ---- instruction sets (csrc/kernels) -------------------------------------------------------------------------- */
 /* "scalar", "avx2", "avx512", "neon": chosen once, at first use, from what CPU and operating system support;
@@ -81,14 +106,7 @@ eie_status eie_pool_create(size_t threads, eie_parallel **pool);
 void eie_pool_free(eie_parallel *pool);
 
 /* ---- layers (csrc/ops) --------------------------------------------------------------------------------------- */
-typedef struct {
-    const uint8_t *codes;    /* C order; only read during creation */
-    const float *codebook;   /* codebook_size floats, [0] == 0 */
-    uint32_t codebook_size;  /* 1 to 256 */
-    uint32_t rank;
-    const uint64_t *dims;
-} eie_weight;
-
+/* A weight is only read while its layer is created. */
 typedef struct eie_layer eie_layer;
 void eie_layer_free(eie_layer *layer);
 /* Bytes the packed layer holds, for reports. */
