@@ -1,0 +1,172 @@
+"""What a pass is, and how passes are found and written down.
+
+A pass is a frozen dataclass: its name in kebab case and its fields are its options, on the command line
+(``sparsify{density=0.1}``) as in recipes. It takes a model and changes it in place; it reports whether it did, and what it did
+to each layer or why it left the layer alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar
+
+from ..analysis.layers import Layer
+from ..errors import UserError
+from ..ir.graph import Model
+
+Select = Callable[[Layer], bool]
+
+REGISTRY = {  # name -> module of this package and class in it; imported when first asked for
+    "canonicalize": ("canonicalize", "Canonicalize"),
+    "sparsify": ("sparsify", "Sparsify"),
+    "cluster": ("cluster", "Cluster"),
+    "ternarize": ("ternarize", "Ternarize"),
+    "encode": ("encode", "Encode"),
+}
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """What a pass did to a layer.
+
+    Attributes:
+        layer: its name.
+        action: what was done, a few words; "" where nothing was.
+        reason: why the layer was left alone; "" where it was not.
+        kept: share of weights that are not zero afterwards.
+        error: |W - W'| / |W| of this pass alone.
+    """
+
+    layer: str
+    action: str = ""
+    reason: str = ""
+    kept: float = 1.0
+    error: float = 0.0
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """Whether the model changed, and a ledger entry for each layer that was selected."""
+
+    changed: bool
+    ledger: tuple[LedgerEntry, ...] = ()
+
+
+def every(layer: Layer) -> bool:
+    """Selects all layers."""
+    return True
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Base of all passes. See the module's docstring.
+
+    Class attributes:
+        name: in kebab case.
+        requires, ensures: facts that must hold before, and hold after: ``canonical``, ``shared``.
+    """
+
+    name: ClassVar[str] = ""
+    requires: ClassVar[frozenset[str]] = frozenset()
+    ensures: ClassVar[frozenset[str]] = frozenset()
+
+    def run(self, model: Model, select: Select = every) -> PassResult:
+        """Change ``model`` in place, but only the layers ``select`` allows."""
+        raise TypeError(f"{type(self).__name__} has no run")
+
+    def __str__(self) -> str:
+        given = ",".join(f"{f.name}={_spell(getattr(self, f.name))}" for f in fields(self) if getattr(self, f.name) != f.default)
+        return f"{self.name}{{{given}}}" if given else self.name
+
+
+def option(default: Any, about: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
+    """A field of a pass: its default, its meaning with units, and what it may be."""
+    return field(default=default, metadata={"about": about, "low": low, "high": high, "choices": choices})
+
+
+def find_pass(name: str, *, where: str = "passes") -> type[Pass]:
+    """The class of a pass.
+
+    Raises:
+        UserError: there is none of that name; names the nearest.
+    """
+    if name not in REGISTRY:
+        near = difflib.get_close_matches(name, REGISTRY, 1)
+        raise UserError(f"no pass is called {name!r}", where=where,
+                        hint=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(REGISTRY)}.")
+    module, attribute = REGISTRY[name]
+    found: type[Pass] = getattr(importlib.import_module(f".{module}", __package__), attribute)
+    return found
+
+
+def make_pass(name: str, options: Mapping[str, Any], *, where: str = "passes") -> Pass:
+    """A pass with options given as Python values, or as text as on the command line.
+
+    Raises:
+        UserError: an unknown pass or option, or a value of the wrong type or out of range.
+    """
+    kind = find_pass(name, where=where)
+    known = {f.name: f for f in fields(kind)}
+    values = {}
+    for key, value in options.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            raise UserError(f"{name} has no option {key!r}", where=where,
+                            hint=f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(known) or 'none'}.")
+        values[key] = _value(name, known[key], value, where)
+    return kind(**values)
+
+
+def _value(name: str, spec: Any, value: Any, where: str) -> Any:
+    default, limits = spec.default, spec.metadata
+    assert default is not MISSING, f"{name}.{spec.name} needs a default"
+    what = f"{name}: {spec.name} = {value!r}"
+    if limits["choices"]:
+        if value not in limits["choices"]:
+            raise UserError(f"{what} is none of {', '.join(limits['choices'])}", where=where)
+        return value
+    if isinstance(default, str):
+        return str(value)
+    try:
+        number = type(default)(value) if not isinstance(value, bool) else None
+    except (TypeError, ValueError):
+        number = None
+    if number is None or number != number or (isinstance(default, int) and float(value) != number):
+        raise UserError(f"{what} is no {'whole ' if isinstance(default, int) else ''}number", where=where)
+    low, high = limits["low"], limits["high"]
+    if (low is not None and number < low) or (high is not None and number > high):
+        raise UserError(f"{what} is outside {low:g} to {high:g}" if high is not None else f"{what} is below {low:g}", where=where)
+    return number
+
+
+def parse_pipeline(text: str, *, where: str = "passes") -> list[Pass]:
+    """``"sparsify{density=0.1},cluster{bits=4},encode"`` as passes; ``str`` of each gives the text back.
+
+    Raises:
+        UserError: it does not read so, or ``make_pass`` refuses.
+    """
+    found = []
+    rest = text.strip()
+    while rest:
+        match = re.match(r"\s*([\w-]+)\s*(?:\{([^{}]*)\})?\s*(?:,|$)", rest)
+        if not match:
+            raise UserError(f"can't read {rest!r}", where=where, hint='Passes are written "name{option=value,option=value},name".')
+        options = {}
+        for item in filter(None, (part.strip() for part in (match[2] or "").split(","))):
+            key, equals, value = item.partition("=")
+            if not equals:
+                raise UserError(f"{match[1]}: can't read the option {item!r}", where=where, hint="Options are written name=value.")
+            options[key.strip()] = value.strip()
+        found.append(make_pass(match[1], options, where=where))
+        rest = rest[match.end() :]
+    if not found:
+        raise UserError("no pass is named", where=where, hint='For example: "sparsify{density=0.1},cluster{bits=4},encode".')
+    return found
+
+
+def _spell(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

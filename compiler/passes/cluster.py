@@ -1,0 +1,145 @@
+"""Share weights: one-dimensional k-means over a layer's non-zero weights, one code a cluster, code 0 for zero.
+
+Deep Compression (ICLR 2016), section 3.1: minimise sum |w - c|^2 over k clusters. Section 3.2's starts (linear, density-based,
+Forgy) are refined by Lloyd's iterations, as there. The default needs no start: in one dimension the optimum is found exactly
+(csrc/cluster/kmeans1d.c).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from eie.runtime.weight import Weight
+
+from ..analysis.layers import Layer, find_layers
+from ..ir.graph import Model
+from .base import LedgerEntry, Pass, PassResult, Select, every, option
+from .sparsify import relative_error
+
+Array = npt.NDArray[Any]
+
+_MOST = 1 << 20  # distinct values that are clustered one by one; of more, equal shares are merged into their means first
+_ITERATIONS = 300
+
+
+@dataclass(frozen=True)
+class Cluster(Pass):
+    """Replace each layer's weights by codes into a codebook of 2^bits entries, entry 0 being zero."""
+
+    name: ClassVar[str] = "cluster"
+    ensures: ClassVar[frozenset[str]] = frozenset({"shared"})
+
+    bits: int = option(5, "bits of a code: 2^bits - 1 shared values, and zero", low=1, high=8)
+    init: str = option("optimal", "optimal (exact), or the start of Lloyd's iterations",
+                       choices=("optimal", "linear", "density", "forgy"))
+    seed: int = option(0, "of the Forgy start", low=0)
+
+    def run(self, model: Model, select: Select = every) -> PassResult:
+        entries, changed = [], False
+        for layer in find_layers(model)[0]:
+            if not select(layer):
+                continue
+            held = layer.weight
+            if held is not None and held.codebook.size <= 1 << self.bits:
+                entries.append(LedgerEntry(layer.name, reason="", action="shared already", kept=held.density))
+                continue
+            before = layer.array()
+            weight = self.share(before, layer)
+            layer.set_weight(weight)
+            changed = True
+            entries.append(LedgerEntry(layer.name, f"{weight.codebook.size - 1} shared values", kept=weight.density,
+                                       error=relative_error(before, weight.dense())))
+        return PassResult(changed, tuple(entries))
+
+    def share(self, array: Array, layer: Layer | None = None) -> Weight:
+        """The shared form of a float32 array; exact where it has few enough values already."""
+        pattern = layer.weight.pattern if layer is not None and layer.weight is not None else "unstructured"
+        exact = Weight.exact(array, pattern)
+        if exact is not None and exact.codebook.size <= 1 << self.bits:
+            return exact
+        values = array[array != 0]
+        centroids = fit_codebook(values, self.bits, init=self.init, seed=self.seed)
+        codes = np.zeros(array.shape, np.uint8)
+        codes[array != 0] = (nearest(centroids, values) + 1).astype(np.uint8)
+        return Weight(codes, np.concatenate([np.zeros(1, np.float32), centroids.astype(np.float32)]), pattern)
+
+
+def fit_codebook(values: Array, bits: int, *, init: str = "optimal", seed: int = 0, bins: int = _MOST) -> Array:
+    """At most 2^bits - 1 centroids for non-zero values, ascending, float32, none of them zero.
+
+    Args:
+        values: float32 [n], n > 0, finite.
+        bits: 1 to 8.
+        init: as the option.
+        seed: of Forgy's draw.
+        bins: distinct values kept apart; of more, runs of equal count are merged into their means first.
+    """
+    k = (1 << bits) - 1
+    distinct, counts = np.unique(values.astype(np.float64), return_counts=True)
+    if distinct.size <= k:
+        return distinct.astype(np.float32)
+    if distinct.size > bins:
+        distinct, counts = _merge(distinct, counts, bins)
+    weights = counts.astype(np.float64)
+    centroids = _optimal(distinct, weights, k) if init == "optimal" else _lloyd(distinct, weights, _start(distinct, weights, k, init, seed))
+    found = np.unique(centroids.astype(np.float32))
+    return found[found != 0]
+
+
+def nearest(centroids: Array, values: Array) -> Array:
+    """Index of the nearest centroid (ascending) for each value; of two as near, the lower."""
+    return np.searchsorted((centroids[1:] + centroids[:-1]) / 2, values)
+
+
+def _merge(values: Array, counts: Array, bins: int) -> tuple[Array, Array]:
+    total = np.cumsum(counts)
+    bin_of = np.minimum((total - counts / 2) * bins / total[-1], bins - 1).astype(np.int64)
+    weight = np.bincount(bin_of, counts, bins)
+    mean = np.bincount(bin_of, counts * values, bins)
+    kept = weight > 0
+    return mean[kept] / weight[kept], weight[kept]
+
+
+def _optimal(values: Array, weights: Array, k: int) -> Array:
+    from eie.runtime._core import ffi, lib
+
+    centroids, first = np.zeros(k), np.zeros(k, np.uint64)
+    used, cost = ffi.new("size_t *"), ffi.new("double *")
+    values, weights = np.ascontiguousarray(values), np.ascontiguousarray(weights)
+    status = lib.eie_kmeans1d(ffi.from_buffer("double[]", values), ffi.from_buffer("double[]", weights), values.size, k,
+                              ffi.from_buffer("double[]", centroids), ffi.from_buffer("size_t[]", first), used, cost)
+    if status == lib.EIE_E_MEMORY:
+        raise MemoryError("clustering")
+    assert status == lib.EIE_OK, status
+    return centroids[: used[0]]
+
+
+def _start(values: Array, weights: Array, k: int, init: str, seed: int) -> Array:
+    """Section 3.2: ``linear`` spaces the centroids evenly between the extremes, ``density`` evenly along the cumulative
+    distribution, ``forgy`` draws them from the data."""
+    if init == "linear":
+        return np.linspace(values[0], values[-1], k)
+    if init == "density":
+        cumulative = np.cumsum(weights) / weights.sum()
+        return np.interp((np.arange(k) + 0.5) / k, cumulative, values)
+    drawn = np.random.default_rng(seed).choice(values, k, replace=False, p=weights / weights.sum())
+    return np.sort(drawn)
+
+
+def _lloyd(values: Array, weights: Array, centroids: Array) -> Array:
+    """Lloyd's iterations until nothing moves; a centroid without members stays where it is, and is dropped at the end."""
+    held = np.ones(centroids.size, np.bool_)
+    for _ in range(_ITERATIONS):
+        owner = nearest(centroids, values)
+        weight = np.bincount(owner, weights, centroids.size)
+        total = np.bincount(owner, weights * values, centroids.size)
+        held = weight > 0
+        moved = np.where(held, total / np.where(held, weight, 1), centroids)
+        if np.array_equal(moved, centroids):
+            break
+        centroids = np.sort(moved)
+    return centroids[held]

@@ -1,0 +1,48 @@
+"""How compressed weights are stored: Huffman coding as in Deep Compression (ICLR 2016), section 4, or what measures smaller.
+
+The pass itself changes nothing: it makes sure that there is something to store, and its options say how the lowering stores it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, cast
+
+from ..analysis.layers import find_layers
+from ..errors import UserError
+from ..ir.graph import Model
+from .base import LedgerEntry, Pass, PassResult, Select, every, option
+
+Codec = Literal["auto", "raw", "huffman", "context"]
+
+
+@dataclass(frozen=True)
+class Encode(Pass):
+    """Store every shared weight as a payload."""
+
+    name: ClassVar[str] = "encode"
+    requires: ClassVar[frozenset[str]] = frozenset({"shared"})
+
+    codec: str = option("auto", "auto tries all and keeps the smallest", choices=("auto", "raw", "huffman", "context"))
+    index_bits: int = option(0, "bits of a gap in the relative index, 2 to 8; 0: what is smallest", low=0, high=8)
+
+    def __post_init__(self) -> None:
+        if self.index_bits == 1:
+            raise UserError("index_bits is 0, or 2 to 8", where="encode")
+        if self.index_bits and self.codec == "context":
+            raise UserError("the context codec has no relative index: leave index_bits out", where="encode")
+
+    @property
+    def chosen(self) -> Codec:
+        return cast(Codec, self.codec)
+
+    def run(self, model: Model, select: Select = every) -> PassResult:
+        entries = []
+        for layer in find_layers(model)[0]:
+            if not select(layer):
+                continue
+            if layer.weight is None:
+                entries.append(LedgerEntry(layer.name, reason="its weights are not shared: no cluster or ternarize pass took it"))
+            else:
+                entries.append(LedgerEntry(layer.name, f"stored as {self.codec}", kept=layer.weight.density))
+        return PassResult(False, tuple(entries))
