@@ -219,7 +219,7 @@ class _Run:
     def lower(self, model: Model, layers: Sequence[Layer], encoding: Encode) -> Lowered:
         began = time.perf_counter()
         self.progress.stage("lower", sum(la.constant.weight is not None for la in layers))
-        lowered = lower(model, layers, self.recipe.activations, codec=encoding.codec, index_bits=encoding.index_bits or None,
+        lowered = lower(model, layers, self.recipe.activations, codec=encoding.chosen, index_bits=encoding.index_bits or None,
                         progress=self.progress.step)
         model.graph.prune()
         verify(model)
@@ -245,7 +245,8 @@ def _size_of(source: Source, model: Model) -> int:
     """Bytes on disk, external data included."""
     if isinstance(source, onnx.ModelProto):
         return source.ByteSize()
-    return Path(source).stat().st_size + sum(path.stat().st_size for path in external_files(model))
+    mapped = sum(c.nbytes for graph in model.graph.graphs() for c in graph.constants.values() if isinstance(c.content, np.memmap))
+    return Path(source).stat().st_size + mapped
 
 
 def _weight_bytes(model: Model) -> int:

@@ -26,7 +26,7 @@ def command(model: ModelPath, json: Json = False) -> None:
         rows.append({"name": payload.name, "nodes": list(payload.readers), "shape": list(weight.shape), "kept": weight.density,
                      "bits": weight.bits, "shared_values": int(weight.codebook.size) - 1, "pattern": weight.pattern, "entries": info.entries,
                      "code_codec": info.code_codec, "index_codec": info.index_codec, "index_bits": info.index_bits,
-                     "bytes": len(payload.content), "bytes_by_kind": dict(info.bytes_by_kind), "dense_bytes": 4 * math.prod(weight.shape)})
+                     "bytes": len(payload.content), "bytes_by_kind": dict(info.bytes_by_kind()), "dense_bytes": 4 * math.prod(weight.shape)})
     total = model.stat().st_size
     held = sum(row["bytes"] for row in rows)
     if json:

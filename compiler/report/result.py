@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eie.runtime.backends.base import Activations
-from eie.runtime.choice import Verdict, verdict_of
+from eie.runtime.backends.cpu import Verdict, verdict_of
 from eie.runtime.format import inspect
 
 from ..analysis.fidelity import Fidelity
@@ -17,6 +17,7 @@ from ..analysis.judge import Accuracy
 from ..analysis.layers import LeftAlone
 from ..ir.graph import Model
 from ..ir.writer import save as save_model
+from ..ir.writer import size_of
 from ..lowering.artifact import Stored
 from ..recipe import Recipe
 
@@ -62,7 +63,7 @@ class LayerRow:
     def of(cls, stored: Stored, error: float, activations: Activations) -> LayerRow:
         info = inspect(stored.payload)
         return cls(stored.layer, stored.source_op, stored.weight.shape, stored.weight.density, stored.weight.bits, stored.bytes_before,
-                   len(stored.payload), info.bytes_by_kind, error, verdict_of(stored.op, stored.attributes, stored.weight, activations))
+                   len(stored.payload), info.bytes_by_kind(), error, verdict_of(stored.op, stored.attributes, stored.weight, activations))
 
     def json(self) -> dict[str, Any]:
         return {"name": self.name, "op": self.op, "shape": list(self.shape), "kept": self.kept, "bits": self.bits,
@@ -119,6 +120,10 @@ class Result:
             UserError: the path can't be written.
         """
         self.output_bytes = save_model(self.model, path)
+
+    def measure(self) -> None:
+        """Find the artifact's size without writing it."""
+        self.output_bytes = size_of(self.model)
 
     def json(self) -> dict[str, Any]:
         """What ``eie optimize --json`` prints; numbers that are not finite are None."""
