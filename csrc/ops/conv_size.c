@@ -62,9 +62,9 @@ static eie_status transposed_axis(const eie_conv_params *p, const eie_conv_axis 
         const int64_t small = total / 2, large = total - small;
         before = p->auto_pad == EIE_PAD_SAME_UPPER ? small : large;
         after = p->auto_pad == EIE_PAD_SAME_UPPER ? large : small;
-        *out = target;
+        *out = wanted ? target : full - total; /* SAME never makes it larger than the kernel reaches, as in ONNX Runtime */
         *begin = before;
-        return target < 1 ? EIE_E_SHAPE : EIE_OK;
+        return *out < 1 ? EIE_E_SHAPE : EIE_OK;
     }
     *begin = before;
     *out = full - before - after;
