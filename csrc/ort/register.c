@@ -1,0 +1,133 @@
+/* RegisterCustomOps: the one function of this library that anybody calls. */
+#include <stdio.h>
+#include <string.h>
+
+#include "ort/op.h"
+
+#define EIE_OPS 7
+#define EIE_VARIANTS 4 /* as the nodes say, and each activation format in its place */
+
+/* The option of a session that stands in the place of the nodes' `activations`. */
+#define EIE_OPTION "ai.eie.activations"
+
+static OrtCustomOpDomain *domains[EIE_VARIANTS]; /* live as long as the process: sessions keep pointers to them */
+static eie_op ops[EIE_VARIANTS][EIE_OPS];
+static eie_lock registering = EIE_LOCK_INITIAL;
+
+static const char *ORT_CALL get_name(const OrtCustomOp *op) { return ((const eie_op *)op)->name; }
+
+static const char *ORT_CALL get_provider(const OrtCustomOp *op) {
+    (void)op;
+    return NULL;
+}
+
+static OrtElementType ORT_CALL get_input_type(const OrtCustomOp *op, size_t index) {
+    return ((const eie_op *)op)->input_types[index];
+}
+
+static size_t ORT_CALL get_input_count(const OrtCustomOp *op) { return ((const eie_op *)op)->inputs; }
+
+static OrtElementType ORT_CALL get_output_type(const OrtCustomOp *op, size_t index) {
+    (void)index;
+    return ((const eie_op *)op)->output_type;
+}
+
+static size_t ORT_CALL get_output_count(const OrtCustomOp *op) { return ((const eie_op *)op)->outputs; }
+
+static OrtCharacteristic ORT_CALL get_input_characteristic(const OrtCustomOp *op, size_t index) {
+    return index < ((const eie_op *)op)->required ? ORT_REQUIRED : ORT_OPTIONAL;
+}
+
+/* Any output may be left out of LSTM and GRU. One of undefined type must be optional too, or ONNX Runtime asks for an
+ * input of undefined type to take the type from. */
+static OrtCharacteristic ORT_CALL get_output_characteristic(const OrtCustomOp *op, size_t index) {
+    const eie_op *self = (const eie_op *)op;
+    (void)index;
+    return self->outputs > 1 || self->output_type == ORT_UNDEFINED ? ORT_OPTIONAL : ORT_REQUIRED;
+}
+
+static int ORT_CALL get_zero_at(const OrtCustomOp *op, size_t index) {
+    (void)op;
+    (void)index;
+    return 0;
+}
+
+static int ORT_CALL get_zero(const OrtCustomOp *op) {
+    (void)op;
+    return 0;
+}
+
+static void fill(eie_op *op, const eie_op *from, const OrtApi *api, size_t variant) {
+    *op = *from;
+    op->api = api;
+    op->overridden = variant > 0;
+    op->override = variant > 0 ? (eie_format)(variant - 1) : EIE_F32;
+    OrtCustomOp *ort = &op->ort;
+    ort->version = ORT_API_VERSION;
+    ort->GetName = get_name;
+    ort->GetExecutionProviderType = get_provider;
+    ort->GetInputType = get_input_type;
+    ort->GetInputTypeCount = get_input_count;
+    ort->GetOutputType = get_output_type;
+    ort->GetOutputTypeCount = get_output_count;
+    ort->GetInputCharacteristic = get_input_characteristic;
+    ort->GetOutputCharacteristic = get_output_characteristic;
+    ort->GetInputMemoryType = get_zero_at;
+    ort->GetVariadicInputMinArity = ort->GetVariadicInputHomogeneity = get_zero;
+    ort->GetVariadicOutputMinArity = ort->GetVariadicOutputHomogeneity = get_zero;
+    ort->CreateKernelV2 = eie_kernel_create;
+    ort->KernelComputeV2 = eie_kernel_compute;
+    ort->KernelDestroy = eie_kernel_destroy;
+}
+
+static OrtStatus *make_domain(const OrtApi *api, size_t variant, OrtCustomOpDomain **domain) {
+    const eie_op *templates[EIE_OPS] = {&eie_op_gemm, &eie_op_conv, &eie_op_conv_transpose, &eie_op_lstm,
+                                        &eie_op_gru, &eie_op_gather, &eie_op_decode};
+    if (domains[variant] == NULL) {
+        OrtCustomOpDomain *made = NULL;
+        OrtStatus *status = api->CreateCustomOpDomain("ai.eie", &made);
+        for (size_t i = 0; i < EIE_OPS && status == NULL; i++) {
+            fill(&ops[variant][i], templates[i], api, variant);
+            status = api->CustomOpDomain_Add(made, &ops[variant][i].ort);
+        }
+        if (status != NULL) return status;
+        domains[variant] = made;
+    }
+    *domain = domains[variant];
+    return NULL;
+}
+
+static OrtStatus *read_variant(const OrtApi *api, const OrtSessionOptions *options, size_t *variant) {
+    static const char *const names[] = {"", "f32", "i16", "u8"}; /* after the first in the order of eie_format */
+    char text[16] = "";
+    size_t size = sizeof text;
+    int given = 0;
+    *variant = 0;
+    OrtStatus *status = api->HasSessionConfigEntry(options, EIE_OPTION, &given);
+    if (status == NULL && given) status = api->GetSessionConfigEntry(options, EIE_OPTION, text, &size);
+    if (status != NULL) return status;
+    for (size_t i = 0; i < EIE_VARIANTS; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *variant = i;
+            return NULL;
+        }
+    }
+    return api->CreateStatus(ORT_INVALID_ARGUMENT, EIE_OPTION " must be f32, i16 or u8");
+}
+
+ORT_EXPORT OrtStatus *ORT_CALL RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
+    const OrtApi *api = base->GetApi(ORT_API_VERSION);
+    if (api == NULL) {
+        char text[128];
+        snprintf(text, sizeof text, "ai.eie needs ONNX Runtime 1.17 or newer, this is %s", base->GetVersionString());
+        return base->GetApi(1)->CreateStatus(ORT_NOT_IMPLEMENTED, text);
+    }
+    size_t variant;
+    OrtCustomOpDomain *domain = NULL;
+    OrtStatus *status = read_variant(api, options, &variant);
+    if (status != NULL) return status;
+    eie_lock_take(&registering);
+    status = make_domain(api, variant, &domain);
+    eie_lock_give(&registering);
+    return status != NULL ? status : api->AddCustomOpDomain(options, domain);
+}
