@@ -1,0 +1,71 @@
+/* Sparse or dense? An estimate for this machine's instruction set, made when a layer is loaded. The rates were measured with
+ * benchmarks/gemm.py and benchmarks/conv.py, one core, batch 1, the dense ones as ONNX Runtime's float32 operators. They
+ * differ between machines, but their quotient, which is all that counts here, much less. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+#include "ops/layer.h"
+
+typedef struct {
+    const char *isa;
+    double sparse_gemm; /* entries, padding included, a nanosecond */
+    double dense_gemm;  /* weights a nanosecond */
+    double sparse_conv; /* products a nanosecond */
+    double dense_conv;
+    double dense_depthwise;
+} eie_rates;
+
+static const eie_rates RATES[] = {
+    {"avx512", 9.0, 6.0, 22.0, 85.0, 8.0},
+    {"avx2", 4.0, 6.0, 17.0, 45.0, 6.0},
+    {"neon", 2.0, 4.0, 8.0, 16.0, 3.0},
+    {"scalar", 4.0, 6.0, 6.0, 45.0, 6.0},
+};
+
+static const eie_rates *rates_of(const char *isa) {
+    size_t i = 0;
+    while (i + 1 < sizeof RATES / sizeof RATES[0] && strcmp(RATES[i].isa, isa) != 0) i++;
+    return &RATES[i];
+}
+
+/* How many times more entries there are when each block's rows are padded to the longest of 16: the mean of a binomial, and
+ * the mean of the largest of 16 normal deviates, 1.77, times its deviation. */
+static double padding(double density, double block) {
+    if (density <= 0 || block < 1) return 1;
+    const double mean = density * block;
+    return (mean + 1.77 * sqrt(mean * (1 - density))) / mean;
+}
+
+static void decide(double kept, double sparse, double dense, const eie_kernel *kernel, eie_format format, eie_verdict *v) {
+    static const char *names[] = {"f32", "i16", "u8"};
+    v->dense = format == EIE_F32 && dense < sparse;
+    snprintf(v->kernel, sizeof v->kernel, "%s", v->dense ? "dense" : kernel->name);
+    if (format != EIE_F32) {
+        snprintf(v->why, sizeof v->why, "%s is computed from the packed form", names[format]);
+    } else if (v->dense) {
+        snprintf(v->why, sizeof v->why, "%.0f %% kept: dense is expected to be %.1f times faster", 100 * kept, sparse / dense);
+    } else {
+        snprintf(v->why, sizeof v->why, "%.0f %% kept: expected to be %.1f times faster than dense", 100 * kept, sparse > 0 ? dense / sparse : 1.0);
+    }
+}
+
+void eie_gemm_choose(uint64_t out, uint64_t in, uint64_t nonzeros, uint32_t codebook_size, eie_format format, eie_verdict *verdict) {
+    static const eie_kernel_kind kinds[] = {EIE_GEMM_F32, EIE_GEMM_I16, EIE_GEMM_U8};
+    const eie_kernel *k = eie_kernel_find(kinds[(int)format >= 0 && format <= EIE_U8 ? format : EIE_F32], codebook_size);
+    const eie_rates *r = rates_of(k->isa);
+    const double all = (double)out * (double)in, kept = all > 0 ? (double)nonzeros / all : 0;
+    decide(kept, (double)nonzeros * padding(kept, (double)k->block) / r->sparse_gemm, all / r->dense_gemm, k, format, verdict);
+}
+
+void eie_conv_choose(const eie_weight *weight, const eie_conv_params *params, uint64_t nonzeros, eie_format format, eie_verdict *verdict) {
+    static const eie_kernel_kind kinds[] = {EIE_CONV_F32, EIE_CONV_I16, EIE_CONV_U8};
+    const eie_kernel *k = eie_kernel_find(kinds[(int)format >= 0 && format <= EIE_U8 ? format : EIE_F32], weight->codebook_size);
+    const eie_rates *r = rates_of(k->isa);
+    double all = 1;
+    for (uint32_t i = 0; i < weight->rank; i++) all *= (double)weight->dims[i];
+    const bool depthwise = params->group > 1 && weight->rank > 1 && weight->dims[params->transposed ? 0 : 1] <= (params->transposed ? params->group : 1);
+    decide(all > 0 ? (double)nonzeros / all : 0, (double)nonzeros / r->sparse_conv, all / (depthwise ? r->dense_depthwise : r->dense_conv), k,
+           format, verdict);
+}

@@ -1,0 +1,90 @@
+/* Gemm: a compressed matrix times a batch of vectors. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ops/matrix.h"
+
+typedef struct {
+    struct eie_layer base;
+    eie_matrix matrix;
+} eie_gemm;
+
+static void gemm_free(eie_layer *layer) {
+    eie_matrix_free(&((eie_gemm *)layer)->matrix);
+    free(layer);
+}
+
+eie_status eie_gemm_create(const eie_weight *weight, eie_format format, eie_layer **layer) {
+    size_t elements;
+    *layer = NULL;
+    if ((int)format < EIE_F32 || format > EIE_U8) return EIE_E_ARGUMENT;
+    eie_status status = eie_weight_check(weight, &elements);
+    if (status != EIE_OK) return status;
+    if (weight->rank != 2) return EIE_E_SHAPE;
+    eie_gemm *g = calloc(1, sizeof *g);
+    if (g == NULL) return EIE_E_MEMORY;
+    g->base.kind = EIE_LAYER_GEMM;
+    g->base.free = gemm_free;
+    status = eie_matrix_pack(weight->codes, weight->codebook, weight->codebook_size, (size_t)weight->dims[0], (size_t)weight->dims[1], format,
+                             &g->matrix);
+    if (status != EIE_OK) {
+        free(g);
+        return status;
+    }
+    g->base.bytes = g->matrix.bytes;
+    snprintf(g->base.kernel, sizeof g->base.kernel, "%s", g->matrix.kernel->name);
+    *layer = &g->base;
+    return EIE_OK;
+}
+
+/* ---- running ------------------------------------------------------------------------------------------------------ */
+
+enum { TASK_GROUPS = 32 }; /* groups of 16 rows a task: enough tasks to balance, each long enough to be worth a wake-up */
+
+typedef struct {
+    const eie_matrix *matrix;
+    const float *x, *bias;
+    float *y;
+    uint8_t *buffer;
+    size_t buffer_bytes;
+    eie_vector *vectors;
+    size_t tasks; /* per vector */
+} eie_gemm_call;
+
+static void prepare(void *context, size_t b) {
+    const eie_gemm_call *c = context;
+    eie_matrix_vector(c->matrix, c->x + b * c->matrix->in, c->buffer + b * c->buffer_bytes, &c->vectors[b]);
+}
+
+static void multiply(void *context, size_t i) {
+    const eie_gemm_call *c = context;
+    const size_t b = i / c->tasks, begin = i % c->tasks * TASK_GROUPS, groups = eie_matrix_groups(c->matrix);
+    const size_t end = begin + TASK_GROUPS < groups ? begin + TASK_GROUPS : groups;
+    eie_matrix_rows(c->matrix, &c->vectors[b], begin, end, c->bias, c->y + b * c->matrix->out);
+}
+
+eie_status eie_gemm_run(const eie_layer *layer, const float *x, uint64_t batch, const float *bias, float *y, const eie_parallel *parallel) {
+    if (layer == NULL || layer->kind != EIE_LAYER_GEMM) return EIE_E_ARGUMENT;
+    const eie_matrix *m = &((const eie_gemm *)layer)->matrix;
+    const size_t at_once = 64; /* vectors held quantized at a time */
+    const size_t held = batch < at_once ? (size_t)batch : at_once;
+    if (batch == 0 || m->out == 0) return EIE_OK;
+    eie_gemm_call c = {.matrix = m, .bias = bias, .buffer_bytes = eie_matrix_vector_bytes(m)};
+    c.tasks = (eie_matrix_groups(m) + TASK_GROUPS - 1) / TASK_GROUPS;
+    size_t bytes;
+    if (!eie_multiply(held, c.buffer_bytes, &bytes)) return EIE_E_MEMORY;
+    c.buffer = malloc(bytes + 1);
+    c.vectors = calloc(held, sizeof *c.vectors);
+    const eie_status status = c.buffer == NULL || c.vectors == NULL ? EIE_E_MEMORY : EIE_OK;
+    for (uint64_t b = 0; b < batch && status == EIE_OK; b += at_once) {
+        const size_t now = batch - b < at_once ? (size_t)(batch - b) : at_once;
+        c.x = x + b * m->in;
+        c.y = y + b * m->out;
+        eie_for(parallel, now, prepare, &c);
+        eie_for(parallel, now * c.tasks, multiply, &c);
+    }
+    free(c.buffer);
+    free(c.vectors);
+    return status;
+}

@@ -1,0 +1,300 @@
+"""The C kernels, each layer run from its packed form, through cffi."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._core import ffi, lib
+from ..errors import FormatError, InputError, UserError
+from ..weight import Weight
+from .base import Activations, Array, LayerSpec, Run, as_float32
+
+_FORMATS: dict[str, int] = {"f32": lib.EIE_F32, "i16": lib.EIE_I16, "u8": lib.EIE_U8}
+_AUTO_PAD = {"NOTSET": lib.EIE_PAD_EXPLICIT, "SAME_UPPER": lib.EIE_PAD_SAME_UPPER, "SAME_LOWER": lib.EIE_PAD_SAME_LOWER,
+             "VALID": lib.EIE_PAD_VALID}  # fmt: skip
+_DIRECTIONS = {"forward": lib.EIE_FORWARD, "reverse": lib.EIE_REVERSE, "bidirectional": lib.EIE_BIDIRECTIONAL}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What should run a layer on this machine.
+
+    Attributes:
+        dense: the dense operator, on the weight decoded once at load, is expected to be faster.
+        kernel: name of the kernel, or ``dense``.
+        why: one sentence.
+    """
+
+    dense: bool
+    kernel: str
+    why: str
+
+
+def isa() -> str:
+    """The instruction set in use."""
+    return str(ffi.string(lib.eie_isa()).decode())
+
+
+def isas() -> list[str]:
+    """Those this build holds and this machine can run, best first."""
+    found = []
+    while (name := lib.eie_isa_available(len(found))) != ffi.NULL:
+        found.append(ffi.string(name).decode())
+    return found
+
+
+def verdict_of(op: str, attributes: Mapping[str, Any], weight: Weight, activations: Activations) -> Verdict:
+    """Sparse or dense for an ``ai.eie`` operator of ``op`` with ``weight`` (docs/decisions/0003)."""
+    verdict = ffi.new("eie_verdict *")
+    rows = weight
+    if op in ("Conv", "ConvTranspose"):
+        held = _weight(weight)
+        lib.eie_conv_choose(held[0], _conv_params(op, attributes, weight.shape), weight.nonzeros, _FORMATS[activations], verdict)
+    elif op in ("Gemm", "LSTM", "GRU"):
+        out = math.prod(rows.shape[:-1])
+        lib.eie_gemm_choose(out, rows.shape[-1], rows.nonzeros, rows.codebook.size, _FORMATS[activations], verdict)
+        if op != "Gemm" and verdict.dense:
+            kernel = ffi.string(_gemm_kernel(rows)).decode()
+            return Verdict(False, kernel, "recurrent layers run from the packed form at any density")
+    elif op == "Gather":
+        return Verdict(False, "gather_f32_code256_scalar", "only the rows asked for are decoded")
+    else:
+        return Verdict(True, "dense", "decoded once at load: no compressed form of its reader")
+    return Verdict(bool(verdict.dense), ffi.string(verdict.kernel).decode(), ffi.string(verdict.why).decode())
+
+
+def _gemm_kernel(weight: Weight) -> Any:
+    """The kernel's name whatever the density: asked for as if nothing were kept."""
+    verdict = ffi.new("eie_verdict *")
+    lib.eie_gemm_choose(1, 1 << 20, 1, weight.codebook.size, lib.EIE_F32, verdict)
+    return verdict.kernel
+
+
+class CpuBackend:
+    """Compiles layers for the C kernels; ``threads`` share the work of one call.
+
+    Raises:
+        UserError: a number of threads that is no positive number up to 256.
+    """
+
+    name = "cpu"
+
+    def __init__(self, threads: int = 1) -> None:
+        self._pool = ffi.NULL
+        if threads > 1:
+            made = ffi.new("eie_parallel **")
+            status = lib.eie_pool_create(threads, made)
+            if status != lib.EIE_OK:
+                raise UserError(f"can't start {threads} threads: {message(status)}", where="threads", hint="1 to 256 are possible")
+            self._pool = ffi.gc(made[0], lib.eie_pool_free)
+
+    def compile(self, spec: LayerSpec) -> Run:
+        """A function that runs the layer; its ``kernel`` and ``bytes`` say how.
+
+        Raises:
+            FormatError: the weight and the attributes do not fit each other.
+        """
+        makers: dict[str, Callable[[LayerSpec, Any], Run]] = {
+            "Gemm": _Gemm, "Conv": _Conv, "ConvTranspose": _Conv, "LSTM": _Recurrent, "GRU": _Recurrent, "Gather": _Gather,
+        }  # fmt: skip
+        return makers[spec.op](spec, self._pool)
+
+    def verdict(self, spec: LayerSpec) -> Verdict | None:
+        """Sparse or dense for a layer; None where there is no choice."""
+        if spec.op not in ("Gemm", "Conv", "ConvTranspose"):
+            return None
+        return verdict_of(spec.op, spec.attributes, spec.weights[0], spec.activations)
+
+
+def message(status: int) -> str:
+    return str(ffi.string(lib.eie_status_message(status)).decode())
+
+
+def _floats(array: Array | None) -> Any:
+    return ffi.NULL if array is None else ffi.from_buffer("float[]", array)
+
+
+def _weight(weight: Weight) -> tuple[Any, ...]:
+    """An ``eie_weight *`` and what it points to, which must live as long."""
+    codes, codebook = np.ascontiguousarray(weight.codes), np.ascontiguousarray(weight.codebook)
+    dims = ffi.new("uint64_t[]", list(weight.shape))
+    held = ffi.new("eie_weight *")
+    held.codes = ffi.from_buffer("uint8_t[]", codes) if codes.size else ffi.NULL
+    held.codebook = ffi.from_buffer("float[]", codebook)
+    held.codebook_size, held.rank, held.dims = codebook.size, len(weight.shape), dims
+    return held, codes, codebook, dims
+
+
+def _conv_params(op: str, attributes: Mapping[str, Any], shape: Sequence[int]) -> Any:
+    spatial = len(shape) - 2
+    params = ffi.new("eie_conv_params *")
+    params.spatial, params.transposed = spatial, op == "ConvTranspose"
+    params.group = attributes.get("group", 1)
+    params.auto_pad = _AUTO_PAD[attributes.get("auto_pad", "NOTSET")]
+    for field, count, default in (("strides", spatial, 1), ("dilations", spatial, 1), ("pads", 2 * spatial, 0),
+                                  ("output_padding", spatial, 0), ("output_shape", spatial, 0)):  # fmt: skip
+        values = attributes.get(field) or [default] * count
+        for i, value in enumerate(values):
+            getattr(params, field)[i] = value
+    return params
+
+
+class _Layer:
+    """A packed layer; calling it runs it."""
+
+    def __init__(self, spec: LayerSpec, pool: Any) -> None:
+        self.where = f"layer {spec.name!r} ({spec.op})"
+        self._pool = pool
+        made = ffi.new("eie_layer **")
+        status = self._create(spec, [_weight(w) for w in spec.weights], made)
+        if status == lib.EIE_E_MEMORY:
+            raise MemoryError(f"{self.where}: {message(status)}")
+        if status != lib.EIE_OK:
+            raise FormatError(message(status), where=self.where, hint="The artifact is damaged, or needs a newer eie")
+        self._layer = ffi.gc(made[0], lib.eie_layer_free)
+        self.kernel = str(ffi.string(lib.eie_layer_kernel(self._layer)).decode())
+        self.bytes = int(lib.eie_layer_bytes(self._layer))
+
+    def _create(self, spec: LayerSpec, weights: Sequence[tuple[Any, ...]], made: Any) -> int:
+        raise NotImplementedError
+
+    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
+        raise NotImplementedError
+
+    def check(self, status: int, what: str) -> None:
+        if status == lib.EIE_E_MEMORY:
+            raise MemoryError(f"{self.where}: {message(status)}")
+        if status != lib.EIE_OK:
+            raise InputError(f"{what}: {message(status)}", where=self.where)
+
+    def bias(self, inputs: Sequence[Array | None], slot: int, size: int) -> Array | None:
+        bias = inputs[slot] if len(inputs) > slot else None
+        if bias is None:
+            return None
+        bias = as_float32(bias, self.where)
+        if bias.shape != (size,):
+            raise InputError(f"the bias has the shape {list(bias.shape)} instead of [{size}]", where=self.where)
+        return bias
+
+    def first(self, inputs: Sequence[Array | None]) -> npt.NDArray[np.float32]:
+        x = inputs[0] if inputs else None
+        if x is None:
+            raise InputError("input X is missing", where=self.where)
+        return as_float32(x, self.where)
+
+
+class _Gemm(_Layer):
+    def _create(self, spec: LayerSpec, weights: Sequence[tuple[Any, ...]], made: Any) -> int:
+        self.out, self.inner = spec.weights[0].shape
+        return int(lib.eie_gemm_create(weights[0][0], _FORMATS[spec.activations], made))
+
+    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
+        x = self.first(inputs)
+        if x.ndim < 1 or x.shape[-1] != self.inner:
+            raise InputError(f"X has the shape {list(x.shape)}; its last dimension should be {self.inner}", where=self.where)
+        bias = self.bias(inputs, 1, self.out)
+        y = np.empty((*x.shape[:-1], self.out), np.float32)
+        self.check(lib.eie_gemm_run(self._layer, _floats(x), math.prod(x.shape[:-1]), _floats(bias), _floats(y), self._pool), "can't run")
+        return [y]
+
+
+class _Conv(_Layer):
+    def _create(self, spec: LayerSpec, weights: Sequence[tuple[Any, ...]], made: Any) -> int:
+        self.rank = len(spec.weights[0].shape)
+        shape, group = spec.weights[0].shape, spec.attributes.get("group", 1)
+        self.out = shape[1] * group if spec.op == "ConvTranspose" else shape[0]
+        self.inner = shape[0] if spec.op == "ConvTranspose" else shape[1] * group
+        return int(lib.eie_conv_create(weights[0][0], _conv_params(spec.op, spec.attributes, shape), _FORMATS[spec.activations], made))
+
+    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
+        x = self.first(inputs)
+        if x.ndim != self.rank or x.shape[1] != self.inner:
+            raise InputError(f"X has the shape {list(x.shape)}; it should have {self.rank} dimensions and {self.inner} channels",
+                             where=self.where)  # fmt: skip
+        bias = self.bias(inputs, 1, self.out)
+        sizes, found = ffi.new("int64_t[]", list(x.shape[1:])), ffi.new("int64_t[]", self.rank - 1)
+        self.check(lib.eie_conv_output_dims(self._layer, sizes, found), f"can't take X of shape {list(x.shape)}")
+        y = np.empty((x.shape[0], *found), np.float32)
+        self.check(lib.eie_conv_run(self._layer, _floats(x), x.shape[0], sizes, _floats(bias), _floats(y), self._pool), "can't run")
+        return [y]
+
+
+class _Recurrent(_Layer):
+    def _create(self, spec: LayerSpec, weights: Sequence[tuple[Any, ...]], made: Any) -> int:
+        a, r = spec.attributes, spec.weights[1].shape
+        params = ffi.new("eie_recurrent_params *")
+        params.cell = lib.EIE_LSTM if spec.op == "LSTM" else lib.EIE_GRU
+        params.direction = _DIRECTIONS[a.get("direction", "forward")]
+        params.hidden, params.layout = r[2], a.get("layout", 0)
+        params.input_forget = a.get("input_forget", 0)
+        params.linear_before_reset = a.get("linear_before_reset", 0)
+        params.clip = a.get("clip", 0.0)
+        self.directions, self.gates, self.hidden = r[0], r[1] // r[2], r[2]
+        self.inner, self.layout, self.lstm = spec.weights[0].shape[2], params.layout, spec.op == "LSTM"
+        self.wanted = [*spec.outputs, False, False, False][: 3 if self.lstm else 2]
+        return int(lib.eie_recurrent_create(weights[0][0], weights[1][0], params, _FORMATS[spec.activations], made))
+
+    def _optional(self, inputs: Sequence[Array | None], slot: int, name: str, shape: tuple[int, ...]) -> Array | None:
+        array = inputs[slot] if len(inputs) > slot else None
+        if array is None:
+            return None
+        array = as_float32(array, self.where)
+        if array.shape != shape:
+            raise InputError(f"{name} has the shape {list(array.shape)} instead of {list(shape)}", where=self.where)
+        return array
+
+    def _lengths(self, inputs: Sequence[Array | None], batch: int, time: int) -> Array | None:
+        lengths = inputs[2] if len(inputs) > 2 else None
+        if lengths is None:
+            return None
+        if lengths.dtype != np.int32 or lengths.shape != (batch,):
+            raise InputError(f"sequence_lens is {lengths.dtype} {list(lengths.shape)} instead of int32 [{batch}]", where=self.where)
+        if lengths.size and (lengths.min() < 0 or lengths.max() > time):
+            raise InputError(f"sequence_lens has {lengths.min()} to {lengths.max()}, X has {time} steps", where=self.where)
+        return np.ascontiguousarray(lengths)
+
+    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
+        x = self.first(inputs)
+        if x.ndim != 3 or x.shape[2] != self.inner:
+            raise InputError(f"X has the shape {list(x.shape)}; it should be [steps, batch, {self.inner}]", where=self.where)
+        batch, time = (x.shape[0], x.shape[1]) if self.layout else (x.shape[1], x.shape[0])
+        d, h = self.directions, self.hidden
+        state = (batch, d, h) if self.layout else (d, batch, h)
+        bias = self._optional(inputs, 1, "B", (d, 2 * self.gates * h))
+        lengths = self._lengths(inputs, batch, time)
+        initial_h = self._optional(inputs, 3, "initial_h", state)
+        initial_c = self._optional(inputs, 4, "initial_c", state) if self.lstm else None
+        peephole = self._optional(inputs, 5, "P", (d, 3 * h)) if self.lstm else None
+        full = (batch, time, d, h) if self.layout else (time, d, batch, h)
+        outputs: list[Array | None] = [np.empty(shape, np.float32) if wanted else None
+                                       for shape, wanted in zip((full, state, state), self.wanted, strict=False)]  # fmt: skip
+        io = ffi.new("eie_recurrent_io *")
+        io.x, io.time, io.batch = _floats(x), time, batch
+        io.sequence_lengths = ffi.NULL if lengths is None else ffi.from_buffer("int32_t[]", lengths)
+        io.bias, io.initial_h, io.initial_c, io.peephole = _floats(bias), _floats(initial_h), _floats(initial_c), _floats(peephole)
+        io.y, io.y_h, io.y_c = (_floats(a) for a in [*outputs, None][:3])
+        self.check(lib.eie_recurrent_run(self._layer, io, self._pool), "can't run")
+        return outputs
+
+
+class _Gather(_Layer):
+    def _create(self, spec: LayerSpec, weights: Sequence[tuple[Any, ...]], made: Any) -> int:
+        self.rows, self.shape = spec.weights[0].shape[0], spec.weights[0].shape[1:]
+        return int(lib.eie_gather_create(weights[0][0], made))
+
+    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
+        indices = inputs[0] if inputs else None
+        if indices is None or indices.dtype not in (np.dtype(np.int64), np.dtype(np.int32)):
+            raise InputError(f"the indices are {None if indices is None else indices.dtype} instead of int64 or int32", where=self.where)
+        picked = np.ascontiguousarray(indices, np.int64)
+        if picked.size and not (-self.rows <= picked.min() and picked.max() < self.rows):
+            raise InputError(f"the indices go from {picked.min()} to {picked.max()}, the table has {self.rows} rows", where=self.where)
+        y = np.empty((*indices.shape, *self.shape), np.float32)
+        self.check(lib.eie_gather_run(self._layer, ffi.from_buffer("int64_t[]", picked), picked.size, _floats(y)), "can't run")
+        return [y]
