@@ -15,6 +15,10 @@ static OrtStatus *attributes(eie_kernel *kernel, const OrtKernelInfo *info) {
     if (status == NULL && to != ORT_FLOAT && to != ORT_FLOAT16 && to != ORT_DOUBLE && to != ORT_BFLOAT16) {
         status = eie_fail(kernel, ORT_INVALID_GRAPH, "to is %lld, which is no floating-point type it decodes to", (long long)to);
     }
+    if (status == NULL && to != (int64_t)kernel->op->output_type) { /* what the output will have room for */
+        status = eie_fail(kernel, ORT_INVALID_GRAPH, "to is %lld, and the model declares its output as of element type %d",
+                          (long long)to, (int)kernel->op->output_type);
+    }
     a->to = (OrtElementType)to;
     return status;
 }
@@ -114,6 +118,6 @@ static OrtStatus *run(const eie_kernel *kernel, OrtKernelContext *context) {
 
 const eie_op eie_op_decode = {
     .name = "Decode", .inputs = 1, .outputs = 1, .required = 1, .payload = 0, .payloads = 1,
-    .input_types = {ORT_UINT8}, .output_type = ORT_UNDEFINED,
+    .input_types = {ORT_UINT8}, .output_type = ORT_FLOAT, /* and others: register.c */
     .ort.InferOutputShapeFn = eie_infer_decode, .attributes = attributes, .pack = pack, .run = run,
 };

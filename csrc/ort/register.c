@@ -1,11 +1,16 @@
 /* RegisterCustomOps: the one function of this library that anybody calls. */
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "ort/op.h"
 
-#define EIE_OPS 7
+#define EIE_OPS 10
 #define EIE_VARIANTS 4 /* as the nodes say, and each activation format in its place */
+
+/* Before, ONNX Runtime dereferences a null pointer when a node with an inference function leaves an input out by an empty
+ * name. Without the function the outputs' shapes are unknown until they are computed, unless the model states them. */
+#define EIE_FIRST_MINOR_WITH_SAFE_INFERENCE 24
 
 /* The option of a session that stands in the place of the nodes' `activations`. */
 #define EIE_OPTION "ai.eie.activations"
@@ -38,12 +43,10 @@ static OrtCharacteristic ORT_CALL get_input_characteristic(const OrtCustomOp *op
     return index < ((const eie_op *)op)->required ? ORT_REQUIRED : ORT_OPTIONAL;
 }
 
-/* Any output may be left out of LSTM and GRU. One of undefined type must be optional too, or ONNX Runtime asks for an
- * input of undefined type to take the type from. */
+/* Any output may be left out of LSTM and GRU. */
 static OrtCharacteristic ORT_CALL get_output_characteristic(const OrtCustomOp *op, size_t index) {
-    const eie_op *self = (const eie_op *)op;
     (void)index;
-    return self->outputs > 1 || self->output_type == ORT_UNDEFINED ? ORT_OPTIONAL : ORT_REQUIRED;
+    return ((const eie_op *)op)->outputs > 1 ? ORT_OPTIONAL : ORT_REQUIRED;
 }
 
 static int ORT_CALL get_zero_at(const OrtCustomOp *op, size_t index) {
@@ -57,11 +60,18 @@ static int ORT_CALL get_zero(const OrtCustomOp *op) {
     return 0;
 }
 
-static void fill(eie_op *op, const eie_op *from, const OrtApi *api, size_t variant) {
+static bool safe_inference(const OrtApiBase *base) {
+    unsigned major = 0, minor = 0;
+    return sscanf(base->GetVersionString(), "%u.%u", &major, &minor) == 2 &&
+           (major > 1 || minor >= EIE_FIRST_MINOR_WITH_SAFE_INFERENCE);
+}
+
+static void fill(eie_op *op, const eie_op *from, const OrtApiBase *base, size_t variant) {
     *op = *from;
-    op->api = api;
+    op->api = base->GetApi(ORT_API_VERSION);
     op->overridden = variant > 0;
     op->override = variant > 0 ? (eie_format)(variant - 1) : EIE_F32;
+    if (op->inputs > op->required && !safe_inference(base)) op->ort.InferOutputShapeFn = NULL;
     OrtCustomOp *ort = &op->ort;
     ort->version = ORT_API_VERSION;
     ort->GetName = get_name;
@@ -80,16 +90,23 @@ static void fill(eie_op *op, const eie_op *from, const OrtApi *api, size_t varia
     ort->KernelDestroy = eie_kernel_destroy;
 }
 
-static OrtStatus *make_domain(const OrtApi *api, size_t variant, OrtCustomOpDomain **domain) {
-    const eie_op *templates[EIE_OPS] = {&eie_op_gemm, &eie_op_conv, &eie_op_conv_transpose, &eie_op_lstm,
-                                        &eie_op_gru, &eie_op_gather, &eie_op_decode};
+/* Decode is there once for each type it writes, the first being what ONNX Runtime takes when the model does not say. */
+static void fill_all(eie_op *made, const OrtApiBase *base, size_t variant) {
+    const eie_op *plain[] = {&eie_op_gemm, &eie_op_conv, &eie_op_conv_transpose, &eie_op_lstm, &eie_op_gru, &eie_op_gather};
+    const OrtElementType types[] = {ORT_FLOAT, ORT_FLOAT16, ORT_DOUBLE, ORT_BFLOAT16};
+    for (size_t i = 0; i < 6; i++) fill(&made[i], plain[i], base, variant);
+    for (size_t i = 0; i < 4; i++) {
+        fill(&made[6 + i], &eie_op_decode, base, variant);
+        made[6 + i].output_type = types[i];
+    }
+}
+
+static OrtStatus *make_domain(const OrtApi *api, const OrtApiBase *base, size_t variant, OrtCustomOpDomain **domain) {
     if (domains[variant] == NULL) {
         OrtCustomOpDomain *made = NULL;
+        fill_all(ops[variant], base, variant);
         OrtStatus *status = api->CreateCustomOpDomain("ai.eie", &made);
-        for (size_t i = 0; i < EIE_OPS && status == NULL; i++) {
-            fill(&ops[variant][i], templates[i], api, variant);
-            status = api->CustomOpDomain_Add(made, &ops[variant][i].ort);
-        }
+        for (size_t i = 0; i < EIE_OPS && status == NULL; i++) status = api->CustomOpDomain_Add(made, &ops[variant][i].ort);
         if (status != NULL) return status;
         domains[variant] = made;
     }
@@ -127,7 +144,7 @@ ORT_EXPORT OrtStatus *ORT_CALL RegisterCustomOps(OrtSessionOptions *options, con
     OrtStatus *status = read_variant(api, options, &variant);
     if (status != NULL) return status;
     eie_lock_take(&registering);
-    status = make_domain(api, variant, &domain);
+    status = make_domain(api, base, variant, &domain);
     eie_lock_give(&registering);
     return status != NULL ? status : api->AddCustomOpDomain(options, domain);
 }
