@@ -181,16 +181,19 @@ class _Run:
         began = time.perf_counter()
         self.progress.stage("search", len(chosen))
         planner = Planner(chosen, probes, self.recipe)
-        target = budget.layer_sqnr_db
+        target, best, reached = budget.layer_sqnr_db, {}, float("-inf")
         for attempt in range(_ATTEMPTS):
             if attempt:
                 self.progress.stage(f"search again at {target:.0f} dB", len(chosen))
             choices = planner.plan(target, self.progress.step)
-            found = judge.try_out(model, chosen, choices, self.recipe)
-            short = budget.model_sqnr_db - found.sqnr_db
+            found = judge.try_out(model, chosen, choices, self.recipe).sqnr_db
+            if not best or found > reached:
+                best, reached = choices, found
+            short = budget.model_sqnr_db - found
             if short <= 0 or target >= _MOST_DB:
                 break
             target = min(_MOST_DB, target + max(1.5, short if np.isfinite(short) else 6.0))
+        choices, short = best, budget.model_sqnr_db - reached
         given_back = self._give_back(model, chosen, choices, judge) if short > 0 else []
         self.recipe = self.recipe.with_rules(
             Rule(match=la.name, skip=True) if la.name in given_back else choices[la.name].rule(la) for la in chosen)
