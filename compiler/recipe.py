@@ -38,7 +38,7 @@ class Budget:
     """
 
     layer_sqnr_db: float = 30.0
-    model_sqnr_db: float = 22.0
+    model_sqnr_db: float = 25.0
     samples: int = 16
     seed: int = 0
 
