@@ -186,12 +186,12 @@ class _Run:
             if attempt:
                 self.progress.stage(f"search again at {target:.0f} dB", len(chosen))
             choices = planner.plan(target, self.progress.step)
-            found = judge.try_out(model, chosen, choices)
+            found = judge.try_out(model, chosen, choices, self.recipe)
             short = budget.model_sqnr_db - found.sqnr_db
             if short <= 0 or target >= _MOST_DB:
                 break
             target = min(_MOST_DB, target + max(1.5, short if np.isfinite(short) else 6.0))
-        given_back = self._give_back(model, chosen, choices, judge, budget) if short > 0 else []
+        given_back = self._give_back(model, chosen, choices, judge) if short > 0 else []
         self.recipe = self.recipe.with_rules(
             Rule(match=la.name, skip=True) if la.name in given_back else choices[la.name].rule(la) for la in chosen)
         self.steps.append(Step("search", time.perf_counter() - began, None))
@@ -202,15 +202,16 @@ class _Run:
         return (f"to keep {budget.model_sqnr_db:g} dB on the whole model, {len(given_back)} layers were left alone: "
                 + ", ".join(given_back[:3]) + ", ..." * (len(given_back) > 3))
 
-    @staticmethod
-    def _give_back(model: Model, layers: Sequence[Layer], choices: Mapping[str, Choice], judge: Judge, budget: Budget) -> list[str]:
+    def _give_back(self, model: Model, layers: Sequence[Layer], choices: Mapping[str, Choice], judge: Judge) -> list[str]:
         """The fewest layers, those whose output suffers most first, to leave alone so that the model keeps its budget."""
+        budget = self.recipe.budget or Budget()
         order = sorted((la for la in layers if np.isfinite(choices[la.name].sqnr_db)), key=lambda la: choices[la.name].sqnr_db)
         low, high = 0, len(order)
         while low < high:
             middle = (low + high) // 2
             left = {la.name for la in order[:middle]}
-            if judge.try_out(model, [la for la in layers if la.name not in left], choices).sqnr_db >= budget.model_sqnr_db:
+            found = judge.try_out(model, [la for la in layers if la.name not in left], choices, self.recipe)
+            if found.sqnr_db >= budget.model_sqnr_db:
                 high = middle
             else:
                 low = middle + 1

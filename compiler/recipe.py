@@ -31,7 +31,8 @@ class Budget:
 
     Attributes:
         layer_sqnr_db: least SQNR of each compressed layer's output, its own input given, in dB.
-        model_sqnr_db: least SQNR of every floating-point output of the whole model, in dB.
+        model_sqnr_db: least SQNR of every floating-point output of the whole model that three quarters of the samples
+            reach, in dB.
         samples: how many sample inputs to judge on.
         seed: of the generator that makes sample input when no data is given.
     """

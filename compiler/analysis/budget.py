@@ -3,19 +3,20 @@
 For a layer, pruning keeps the weights of largest magnitude and sharing replaces the rest by 2^b - 1 centroids. For each
 number of bits b, the lowest density that keeps the layer's output within the budget is found by bisection; of these pairs
 the one with the fewest bytes wins, by the entropy of the places of the non-zeros plus that of their codes (what the coder
-comes close to). The error is what the layer's probe measures (compiler/analysis/probe.py). The whole model is measured then; where it misses its own budget, every layer's is raised by what is missing
-and the search repeated.
+comes close to). The error is what the layer's probe measures (compiler/analysis/probe.py). The whole model is measured then;
+where it misses its own budget, every layer's is raised by what is missing and the search repeated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ..passes.cluster import fit_codebook
+from ..passes.sparsify import Sparsify, largest
 from ..recipe import Recipe, Rule
 from .fidelity import decibels
 from .layers import Layer
@@ -133,7 +134,7 @@ class _Scale:
 
     def __init__(self, probe: Probe) -> None:
         self.probe = probe
-        self.magnitude = np.sort(np.abs(probe.matrix).reshape(-1))[::-1]
+        self.magnitude = np.abs(probe.matrix).reshape(-1)
         self._known: dict[tuple[float, int], Choice] = {}
 
     def __call__(self, density: float, bits: int) -> Choice:
@@ -144,26 +145,28 @@ class _Scale:
 
     def _measure(self, density: float, bits: int) -> Choice:
         matrix = self.probe.matrix
-        keep = max(1, round(density * self.magnitude.size))
-        shared, codes = _shared(matrix, float(self.magnitude[keep - 1]), bits)
+        kept = largest(self.magnitude, max(1, round(density * self.magnitude.size))).reshape(matrix.shape)
+        shared, codes = _shared(matrix, kept, bits)
         share = codes.size / matrix.size
         places = _entropy(np.array([codes.size, matrix.size - codes.size]))
         size = self.probe.size * (places + share * _entropy(np.bincount(codes))) / 8 + 3 * 2**bits + 40
         return Choice(density, bits, decibels(self.probe.noise_ratio(shared)), int(size))
 
 
-def approximate(weight: Array, choice: Choice) -> Array:
-    """The weight a choice leads to, but for the rounding of the search's bins; shape as ``weight``."""
+def approximate(weight: Array, choice: Choice, prune: Sparsify) -> Array:
+    """The weight a choice leads to, but for the rounding of the search's bins; shape as ``weight``.
+
+    Args:
+        prune: the pass as the recipe has it for the layer; its density is the choice's.
+    """
     if choice.exact or weight.size == 0:
         return weight
-    keep = max(1, round(choice.density * weight.size))
-    magnitude = np.abs(weight).reshape(-1)
-    return _shared(weight, float(np.partition(magnitude, weight.size - keep)[weight.size - keep]), choice.bits)[0]
+    return _shared(weight, replace(prune, density=choice.density).mask(weight), choice.bits)[0]
 
 
-def _shared(weight: Array, threshold: float, bits: int) -> tuple[Array, npt.NDArray[np.integer]]:
-    """The weights of at least ``threshold`` shared among 2^bits - 1 centroids, the rest zero; and the codes of those kept."""
-    kept = (np.abs(weight) >= threshold) & (weight != 0)
+def _shared(weight: Array, mask: npt.NDArray[np.bool_], bits: int) -> tuple[Array, npt.NDArray[np.integer]]:
+    """The weights in ``mask`` shared among 2^bits - 1 centroids, the rest zero; and the codes of those kept."""
+    kept = mask & (weight != 0)
     values, shared = weight[kept], np.zeros_like(weight)
     if not values.size:
         return shared, np.zeros(0, np.int64)

@@ -111,7 +111,9 @@ def _whole(info: onnx.ValueInfoProto) -> bool:
 @dataclass(frozen=True)
 class Fidelity:
     """Attributes:
-        sqnr_db: least over the outputs of -10 log10 of the mean over samples of |y - y'|^2 / |y|^2; infinity when equal.
+        sqnr_db: 10 log10(|y|^2 / |y - y'|^2) in dB, that three quarters of the samples reach, of the output that is worst. (A
+            mean would be set by one sample that hardly changes, or by one on the edge of a decision.) Infinity: equal; minus
+            infinity: a value that was finite is not, or the other way round.
         worst: the output that sets it.
         top1_agreement: share of samples whose largest element of the first output is the same; None where no output
             holds two or more values a sample.
@@ -130,7 +132,8 @@ def decibels(ratio: float) -> float:
 
 
 def noise_ratio(original: Array, changed: Array) -> float:
-    """|y - y'|^2 / |y|^2 in float64; non-finite elements count only where they differ, as infinitely wrong."""
+    """|y - y'|^2 / |y|^2 in float64; non-finite elements count only where they differ, as infinitely wrong.
+    Noise on outputs that were all zero counts as much as a signal."""
     if original.dtype == object or original.dtype.kind in "USb" or original.shape != changed.shape:
         return 0.0 if original.shape == changed.shape and bool((original == changed).all()) else float("inf")
     y, z = original.astype(np.float64), changed.astype(np.float64)
@@ -139,7 +142,7 @@ def noise_ratio(original: Array, changed: Array) -> float:
         return float("inf")
     y, z = y[finite], z[finite]
     signal, noise = float(np.square(y).sum()), float(np.square(y - z).sum())
-    return 0.0 if noise == 0 else noise / signal if signal > 0 else float("inf")
+    return 0.0 if noise == 0 else noise / signal if signal > 0 else 1.0
 
 
 def compare(names: Sequence[str], original: Iterable[Sequence[Array]], changed: Iterable[Sequence[Array]]) -> Fidelity:
@@ -151,9 +154,15 @@ def compare(names: Sequence[str], original: Iterable[Sequence[Array]], changed: 
         agree += _agreement(np.asarray(ys[0]), np.asarray(zs[0])) if ys else []
     if not ratios or not names:
         return Fidelity(float("inf"), "", None, len(ratios))
-    mean = np.mean(ratios, axis=0)
-    worst = int(np.argmax(mean))
-    return Fidelity(decibels(float(mean[worst])), names[worst], float(np.mean(agree)) if agree else None, len(ratios))
+    by_output = [_lower_quartile(np.array(column)) for column in zip(*ratios, strict=True)]
+    worst = int(np.argmin(by_output))
+    return Fidelity(by_output[worst], names[worst], float(np.mean(agree)) if agree else None, len(ratios))
+
+
+def _lower_quartile(ratios: Array) -> float:
+    if not np.isfinite(ratios).all():
+        return float("-inf")
+    return decibels(float(np.quantile(ratios, 0.75, method="higher")))
 
 
 def _agreement(y: Array, z: Array) -> list[bool]:

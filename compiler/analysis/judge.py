@@ -18,6 +18,8 @@ from ..data import Feeds, describe, inputs_of, load_npz, split
 from ..errors import ModelError, UserError
 from ..ir.graph import Model
 from ..ir.writer import save, to_proto
+from ..passes.sparsify import Sparsify
+from ..recipe import Recipe
 from .budget import Choice, approximate
 from .fidelity import INLINE_LIMIT, Fidelity, Runner, compare, judged_tensors, outputs_of
 from .layers import Layer
@@ -74,12 +76,15 @@ class Judge:
         runner = Runner(model, self.tensors)
         return compare(self.tensors, self.expected, (runner.run(feed) for feed in self.feeds))
 
-    def try_out(self, model: Model, layers: Sequence[Layer], choices: Mapping[str, Choice]) -> Fidelity:
+    def try_out(self, model: Model, layers: Sequence[Layer], choices: Mapping[str, Choice], recipe: Recipe) -> Fidelity:
         """What ``measure`` would say if ``layers`` were changed as chosen; the model is as before afterwards."""
+        plain = next((p for p in recipe.passes if isinstance(p, Sparsify)), Sparsify())
         kept = [(layer.constant, layer.constant.content, layer.constant.transposed) for layer in layers]
         try:
             for layer in layers:
-                layer.set_array(approximate(layer.array(), choices[layer.name]))
+                prune = recipe.options(layer, plain)
+                assert isinstance(prune, Sparsify)
+                layer.set_array(approximate(layer.array(), choices[layer.name], prune))
             return self.measure(model)
         finally:
             for constant, content, transposed in kept:

@@ -76,7 +76,7 @@ def fit_codebook(values: Array, bits: int, *, init: str = "optimal", seed: int =
         bits: 1 to 8.
         init: as the option.
         seed: of Forgy's draw.
-        bins: distinct values kept apart; of more, runs of equal count are merged into their means first.
+        bins: distinct values kept apart; of more, neighbours are merged into their means first.
     """
     k = (1 << bits) - 1
     distinct, counts = np.unique(values.astype(np.float64), return_counts=True)
@@ -97,7 +97,9 @@ def nearest(centroids: Array, values: Array) -> Array:
 
 def _merge(values: Array, counts: Array, bins: int) -> tuple[Array, Array]:
     total = np.cumsum(counts)
-    bin_of = np.minimum((total - counts / 2) * bins / total[-1], bins - 1).astype(np.int64)
+    # bins half as narrow where values are many, half as evenly spread: rare large values keep bins of their own
+    place = (total - counts / 2) / total[-1] + (values - values[0]) / (values[-1] - values[0])
+    bin_of = np.minimum(place * (bins / 2), bins - 1).astype(np.int64)
     weight = np.bincount(bin_of, counts, bins)
     mean = np.bincount(bin_of, counts * values, bins)
     kept = weight > 0
