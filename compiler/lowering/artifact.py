@@ -255,12 +255,13 @@ class _Lowering:
         if graph not in self._dense:
             dense = graph.fresh(f"{self.constant.name}.dense")
             decode = Node("Decode", [self.constant.name], [dense], DOMAIN, dense)
-            if self.constant.data_type != onnx.TensorProto.FLOAT:
+            other = self.constant.data_type != onnx.TensorProto.FLOAT
+            if other:
                 decode.set("to", self.constant.data_type)
             shape = self.weight.shape[::-1] if self.constant.transposed else self.weight.shape
             if self.constant.transposed:
                 decode.set("transpose", 1)
-            if shape != self.constant.dims:
+            if other or shape != self.constant.dims:
                 decode.set("shape", list(self.constant.dims))
             graph.add(decode, before=node)
             self._dense[graph] = dense

@@ -10,15 +10,19 @@ static bool worked(const OrtApi *api, OrtStatus *status) {
     return false;
 }
 
-static bool exists(const eie_kernel *kernel, const OrtKernelInfo *info, const char *name) {
-    const OrtApi *api = kernel->api;
+static bool scalar_exists(const OrtApi *api, const OrtKernelInfo *info, const char *name) {
     int64_t integer;
     float real;
     size_t size = 0;
     return worked(api, api->KernelInfoGetAttribute_int64(info, name, &integer)) ||
            worked(api, api->KernelInfoGetAttribute_float(info, name, &real)) ||
-           worked(api, api->KernelInfoGetAttribute_string(info, name, NULL, &size)) ||
-           worked(api, api->KernelInfoGetAttributeArray_int64(info, name, NULL, &size)) ||
+           worked(api, api->KernelInfoGetAttribute_string(info, name, NULL, &size));
+}
+
+static bool exists(const eie_kernel *kernel, const OrtKernelInfo *info, const char *name) {
+    const OrtApi *api = kernel->api;
+    size_t size = 0;
+    return scalar_exists(api, info, name) || worked(api, api->KernelInfoGetAttributeArray_int64(info, name, NULL, &size)) ||
            worked(api, api->KernelInfoGetAttributeArray_float(info, name, NULL, &size));
 }
 
@@ -80,6 +84,7 @@ OrtStatus *eie_attribute_ints(const eie_kernel *kernel, const OrtKernelInfo *inf
     *count = 0;
     *present = false;
     if (!worked(api, api->KernelInfoGetAttributeArray_int64(info, name, NULL, &size))) return absent(kernel, info, name, "ints");
+    if (size == 0 && scalar_exists(api, info, name)) return absent(kernel, info, name, "ints"); /* a scalar reads as no values */
     *present = true;
     if (size > capacity) return eie_fail(kernel, ORT_INVALID_GRAPH, "%s has %zu values, at most %zu fit", name, size, capacity);
     if (size > 0) {

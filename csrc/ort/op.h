@@ -1,8 +1,8 @@
 /* What the custom operators share: one operator is a row of functions (eie_op), one node of a model is a kernel.
  *
  * A kernel is made in three steps: its attributes are read, its payloads decoded, the weights packed. The last two happen
- * when the session is made if ONNX Runtime shows the payloads then, and otherwise at the first run: inside the body of an
- * If or a Loop it does not show those of the graph around it.
+ * when the session is made if the payloads are constants then, and otherwise at the first run: initializers that are
+ * inputs too, as all are before IR version 4, could be fed.
  */
 #ifndef EIE_ORT_OP_H
 #define EIE_ORT_OP_H

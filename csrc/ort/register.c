@@ -121,8 +121,11 @@ static OrtStatus *read_variant(const OrtApi *api, const OrtSessionOptions *optio
     int given = 0;
     *variant = 0;
     OrtStatus *status = api->HasSessionConfigEntry(options, EIE_OPTION, &given);
-    if (status == NULL && given) status = api->GetSessionConfigEntry(options, EIE_OPTION, text, &size);
     if (status != NULL) return status;
+    if (given && (status = api->GetSessionConfigEntry(options, EIE_OPTION, text, &size)) != NULL) {
+        api->ReleaseStatus(status); /* longer than any format's name */
+        strcpy(text, "?");
+    }
     for (size_t i = 0; i < EIE_VARIANTS; i++) {
         if (strcmp(text, names[i]) == 0) {
             *variant = i;
