@@ -53,11 +53,12 @@ def load_npz(path: str | Path) -> dict[str, Array]:
     """
     hint = "It is written by numpy.savez(path, input_name=array, label=labels)."
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise UserError("one bare array, but arrays are found by name", where=str(path), hint=hint)
-        with archive:
-            return {name: archive[name] for name in archive.files}
+        with open(path, "rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise UserError("one bare array, but arrays are found by name", where=str(path), hint=hint)
+            with archive:
+                return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
         raise UserError(f"can't read the arrays: {error}", where=str(path), hint=hint) from error
 

@@ -199,9 +199,10 @@ def presets() -> list[str]:
 
 
 def _given(step: Pass) -> dict[str, Any]:
-    """The options of a pass that differ from its defaults."""
+    """The options of a pass that were written down, or differ from its defaults."""
     default = type(step)()
-    return {f.name: getattr(step, f.name) for f in fields(step) if getattr(step, f.name) != getattr(default, f.name)}
+    return {f.name: getattr(step, f.name) for f in fields(step)
+            if f.name in step.given or getattr(step, f.name) != getattr(default, f.name)}
 
 
 def _rule(data: dict[str, Any], where: str) -> Rule:

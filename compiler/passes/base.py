@@ -68,18 +68,22 @@ class Pass:
     Class attributes:
         name: in kebab case.
         requires, ensures: facts that must hold before, and hold after: ``canonical``, ``shared``.
+
+    Attributes:
+        given: names of the options somebody wrote down, be it with the default's value: no search may choose those.
     """
 
     name: ClassVar[str] = ""
     requires: ClassVar[frozenset[str]] = frozenset()
     ensures: ClassVar[frozenset[str]] = frozenset()
+    given = frozenset[str]()
 
     def run(self, model: Model, select: Select = every) -> PassResult:
         """Change ``model`` in place, but only the layers ``select`` allows."""
         raise TypeError(f"{type(self).__name__} has no run")
 
     def __str__(self) -> str:
-        given = ",".join(f"{f.name}={_spell(getattr(self, f.name))}" for f in fields(self) if getattr(self, f.name) != f.default)
+        given = ",".join(f"{f.name}={_spell(getattr(self, f.name))}" for f in fields(self) if f.name in self.given or getattr(self, f.name) != f.default)
         return f"{self.name}{{{given}}}" if given else self.name
 
 
@@ -118,7 +122,9 @@ def make_pass(name: str, options: Mapping[str, Any], *, where: str = "passes") -
             raise UserError(f"{name} has no option {key!r}", where=where,
                             hint=f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(known) or 'none'}.")
         values[key] = _value(name, known[key], value, where)
-    return kind(**values)
+    step = kind(**values)
+    object.__setattr__(step, "given", frozenset(values))
+    return step
 
 
 def _value(name: str, spec: Any, value: Any, where: str) -> Any:
