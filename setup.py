@@ -18,7 +18,9 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 os.chdir(ROOT)
-CORE = sorted(p.as_posix() for folder in ("codec", "kernels", "ops", "cluster") for p in Path("csrc", folder).glob("*.c"))
+CORE = sorted(
+    p.as_posix() for folder in ("codec", "kernels", "ops", "cluster") for p in Path("csrc", folder).glob("*.c")
+)
 HEADERS = sorted(p.as_posix() for pattern in ("*.h", "*.inc") for p in Path("csrc").rglob(pattern))
 ORT = sorted(p.as_posix() for p in Path("csrc", "ort").glob("*.c"))
 BINDING = "build/eie_binding.c"
@@ -66,8 +68,11 @@ class BuildCore(build_ext):
         objects: list[str] = []
         for source in CORE:
             objects += self.compiler.compile(
-                [source], output_dir=self.build_temp, include_dirs=["csrc/include", "csrc"],
-                extra_postargs=flags(source), depends=HEADERS,
+                [source],
+                output_dir=self.build_temp,
+                include_dirs=["csrc/include", "csrc"],
+                extra_postargs=flags(source),
+                depends=HEADERS,
             )
         for extension in self.extensions:
             extension.extra_objects = objects
@@ -75,17 +80,24 @@ class BuildCore(build_ext):
 
 
 LIBRARIES = [] if sys.platform == "win32" else ["m", "pthread"]
-COMMON = {"include_dirs": ["csrc/include", "csrc"], "depends": CORE + HEADERS, "libraries": LIBRARIES, "extra_compile_args": BASE}
+COMMON = {
+    "include_dirs": ["csrc/include", "csrc"],
+    "depends": CORE + HEADERS,
+    "libraries": LIBRARIES,
+    "extra_compile_args": BASE,
+}
 extensions = [
-    Extension("eie.runtime._core", [BINDING], py_limited_api=True,
-              define_macros=[("Py_LIMITED_API", "0x030B0000")], **COMMON),
+    Extension(
+        "eie.runtime._core", [BINDING], py_limited_api=True, define_macros=[("Py_LIMITED_API", "0x030B0000")], **COMMON
+    ),
     Extension("eie.runtime._ortops", ORT, py_limited_api=True, **COMMON),
 ]
 
 packages = {"eie.compiler": "compiler", "eie.runtime": "runtime"}
 setup(
-    packages=[name for root, folder in packages.items()
-              for name in [root, *(f"{root}.{p}" for p in find_packages(folder))]],
+    packages=[
+        name for root, folder in packages.items() for name in [root, *(f"{root}.{p}" for p in find_packages(folder))]
+    ],
     package_dir=packages,
     package_data={"eie.compiler": ["presets/*.toml", "py.typed"], "eie.runtime": ["py.typed"]},
     ext_modules=extensions,

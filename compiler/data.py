@@ -39,8 +39,11 @@ def describe(infos: Sequence[onnx.ValueInfoProto]) -> list[Input]:
     found = []
     for info in infos:
         tensor = info.type.tensor_type
-        dims = (tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in tensor.shape.dim)
-                if tensor.HasField("shape") else None)
+        dims = (
+            tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in tensor.shape.dim)
+            if tensor.HasField("shape")
+            else None
+        )
         found.append(Input(info.name, dims))
     return found
 
@@ -63,7 +66,9 @@ def load_npz(path: str | Path) -> dict[str, Array]:
         raise UserError(f"can't read the arrays: {error}", where=str(path), hint=hint) from error
 
 
-def split(data: Mapping[str, Array], inputs: Sequence[Input], *, batch: int = 1, where: str = "data") -> tuple[list[Feeds], Array | None]:
+def split(
+    data: Mapping[str, Array], inputs: Sequence[Input], *, batch: int = 1, where: str = "data"
+) -> tuple[list[Feeds], Array | None]:
     """Feeds for one run each, and the labels in their order, one a sample, where there are any.
 
     An array with one axis more than its input is a stack of whole inputs. An array of the input's own rank counts samples
@@ -75,8 +80,11 @@ def split(data: Mapping[str, Array], inputs: Sequence[Input], *, batch: int = 1,
     """
     missing = [i.name for i in inputs if i.name not in data]
     if missing:
-        raise UserError(f"no array for input {missing[0]!r}", where=where,
-                        hint=f"Inputs: {', '.join(i.name for i in inputs)}; arrays given: {', '.join(data) or 'none'}.")
+        raise UserError(
+            f"no array for input {missing[0]!r}",
+            where=where,
+            hint=f"Inputs: {', '.join(i.name for i in inputs)}; arrays given: {', '.join(data) or 'none'}.",
+        )
     sliced: dict[str, int] = {}  # name -> samples a run takes from it; 0: one whole item of a stack
     wide = batch
     for i in inputs:
@@ -99,8 +107,9 @@ def split(data: Mapping[str, Array], inputs: Sequence[Input], *, batch: int = 1,
         runs[name] = count if take == 0 else -(-count // wide) if take == -1 else count // take
     many = {n: r for n, r in runs.items() if r != 1}
     if len(set(many.values())) > 1:
-        raise UserError("arrays hold different numbers of samples: "
-                        + ", ".join(f"{n} {len(data[n])}" for n in many), where=where)
+        raise UserError(
+            "arrays hold different numbers of samples: " + ", ".join(f"{n} {len(data[n])}" for n in many), where=where
+        )
     total = next(iter(many.values()), 1)
     feeds = []
     for r in range(total):
@@ -111,7 +120,13 @@ def split(data: Mapping[str, Array], inputs: Sequence[Input], *, batch: int = 1,
                 feed[i.name] = array
             else:
                 take = sliced[i.name]
-                feed[i.name] = array[r] if take == 0 else array[r * wide : (r + 1) * wide] if take == -1 else array[r * take : (r + 1) * take]
+                feed[i.name] = (
+                    array[r]
+                    if take == 0
+                    else array[r * wide : (r + 1) * wide]
+                    if take == -1
+                    else array[r * take : (r + 1) * take]
+                )
         feeds.append(feed)
     if LABEL not in data or any(i.name == LABEL for i in inputs):
         return feeds, None

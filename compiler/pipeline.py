@@ -34,7 +34,7 @@ from .report.result import LayerRow, Result, Step
 Array = npt.NDArray[Any]
 Source = str | Path | onnx.ModelProto
 
-_ATTEMPTS = 6    # searches under an ever tighter layer budget before layers are given back
+_ATTEMPTS = 6  # searches under an ever tighter layer budget before layers are given back
 _TOLERATED_DB = 5.0  # a smaller miss, at the finest codebooks, is reported; for a larger one layers are given back
 _MOST_DB = 60.0  # a layer's SQNR beyond which 8-bit codebooks do not reach anyway
 
@@ -56,9 +56,16 @@ class Silent:
     def step(self, what: str) -> None: ...
 
 
-def optimize(model: Source, data: str | Path | Mapping[str, Array] | None = None, recipe: Recipe | str | Path | None = None, *,
-             activations: Activations | None = None, shapes: Mapping[str, Sequence[int]] | None = None, strict: bool = False,
-             progress: Progress | None = None) -> Result:
+def optimize(
+    model: Source,
+    data: str | Path | Mapping[str, Array] | None = None,
+    recipe: Recipe | str | Path | None = None,
+    *,
+    activations: Activations | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> Result:
     """Compress a model.
 
     Args:
@@ -83,8 +90,11 @@ def optimize(model: Source, data: str | Path | Mapping[str, Array] | None = None
         plan = replace(plan, activations=activations)
     encoding = next((p for p in plan.passes if isinstance(p, Encode)), None)
     if encoding is None:
-        raise UserError("the recipe has no encode pass: nothing would be stored compressed", where=plan.name,
-                        hint='Add "encode" as the last pass.')
+        raise UserError(
+            "the recipe has no encode pass: nothing would be stored compressed",
+            where=plan.name,
+            hint='Add "encode" as the last pass.',
+        )
     run = _Run(plan, progress or Silent())
     original, working = run.read(model), run.read(model)
     run.progress.stage("samples", 0)
@@ -104,16 +114,25 @@ def optimize(model: Source, data: str | Path | Mapping[str, Array] | None = None
     lowered = run.lower(working, layers, encoding)
     compressed = {s.layer for s in lowered.stored}
     result = Result(
-        model=working, recipe=run.recipe,
+        model=working,
+        recipe=run.recipe,
         layers=[LayerRow.of(s, errors[s.layer], run.recipe.activations) for s in lowered.stored],
         left_alone=[*left_alone, *run.plain([la for la in layers if la.name not in compressed], lowered)],
-        steps=run.steps, input_bytes=_size_of(model, original), weight_bytes_before=_weight_bytes(original),
-        made_up=judge.made_up, missed=missed, verify=run.verify(working, judge),
+        steps=run.steps,
+        input_bytes=_size_of(model, original),
+        weight_bytes_before=_weight_bytes(original),
+        made_up=judge.made_up,
+        missed=missed,
+        verify=run.verify(working, judge),
         accuracy=judge.accuracy(original, working) if judge.labels is not None else None,
     )
     if strict and (missed or result.left_alone):
-        raise PromiseError(missed or f"{len(result.left_alone)} weights were left alone: " + "; ".join(
-            f"{item.name} ({item.why})" for item in result.left_alone[:3]), where="--strict")
+        raise PromiseError(
+            missed
+            or f"{len(result.left_alone)} weights were left alone: "
+            + "; ".join(f"{item.name} ({item.why})" for item in result.left_alone[:3]),
+            where="--strict",
+        )
     return result
 
 
@@ -197,19 +216,31 @@ class _Run:
         choices, short = best, budget.model_sqnr_db - reached
         given_back = self._give_back(model, chosen, choices, judge) if short > _TOLERATED_DB else []
         self.recipe = self.recipe.with_rules(
-            Rule(match=la.name, skip=True) if la.name in given_back else choices[la.name].rule(la) for la in chosen)
+            Rule(match=la.name, skip=True) if la.name in given_back else choices[la.name].rule(la) for la in chosen
+        )
         self.steps.append(Step("search", time.perf_counter() - began, None))
         for name in given_back:
             self._refused[name] = f"with it compressed, the model would miss {budget.model_sqnr_db:g} dB"
         if not given_back:
-            return f"the whole model keeps {reached:.1f} of {budget.model_sqnr_db:g} dB at the finest codebooks" if short > 0 else None
-        return (f"to keep {budget.model_sqnr_db:g} dB on the whole model, {len(given_back)} layers were left alone: "
-                + ", ".join(given_back[:3]) + ", ..." * (len(given_back) > 3))
+            return (
+                f"the whole model keeps {reached:.1f} of {budget.model_sqnr_db:g} dB at the finest codebooks"
+                if short > 0
+                else None
+            )
+        return (
+            f"to keep {budget.model_sqnr_db:g} dB on the whole model, {len(given_back)} layers were left alone: "
+            + ", ".join(given_back[:3])
+            + ", ..." * (len(given_back) > 3)
+        )
 
-    def _give_back(self, model: Model, layers: Sequence[Layer], choices: Mapping[str, Choice], judge: Judge) -> list[str]:
+    def _give_back(
+        self, model: Model, layers: Sequence[Layer], choices: Mapping[str, Choice], judge: Judge
+    ) -> list[str]:
         """The fewest layers, those whose output suffers most first, to leave alone so that the model keeps its budget."""
         budget = self.recipe.budget or Budget()
-        order = sorted((la for la in layers if np.isfinite(choices[la.name].sqnr_db)), key=lambda la: choices[la.name].sqnr_db)
+        order = sorted(
+            (la for la in layers if np.isfinite(choices[la.name].sqnr_db)), key=lambda la: choices[la.name].sqnr_db
+        )
         low, high = 0, len(order)
         while low < high:
             middle = (low + high) // 2
@@ -224,8 +255,14 @@ class _Run:
     def lower(self, model: Model, layers: Sequence[Layer], encoding: Encode) -> Lowered:
         began = time.perf_counter()
         self.progress.stage("lower", sum(la.constant.weight is not None for la in layers))
-        lowered = lower(model, layers, self.recipe.activations, codec=encoding.chosen, index_bits=encoding.index_bits or None,
-                        progress=self.progress.step)
+        lowered = lower(
+            model,
+            layers,
+            self.recipe.activations,
+            codec=encoding.chosen,
+            index_bits=encoding.index_bits or None,
+            progress=self.progress.step,
+        )
         model.graph.prune()
         verify(model)
         self.steps.append(Step("lower", time.perf_counter() - began, None))
@@ -236,8 +273,11 @@ class _Run:
         found = []
         for layer in layers:
             skipped = not any(self.recipe.options(layer, p) for p in self.recipe.passes)
-            why = lowered.kept_plain.get(layer.name) or self._refused.get(layer.name) or (
-                "the recipe leaves it alone" if skipped else "no pass of the recipe shares its weights")
+            why = (
+                lowered.kept_plain.get(layer.name)
+                or self._refused.get(layer.name)
+                or ("the recipe leaves it alone" if skipped else "no pass of the recipe shares its weights")
+            )
             found.append(LeftAlone(layer.name, layer.op, why, layer.constant.nbytes))
         return found
 
@@ -250,7 +290,9 @@ def _size_of(source: Source, model: Model) -> int:
     """Bytes on disk, external data included."""
     if isinstance(source, onnx.ModelProto):
         return source.ByteSize()
-    mapped = sum(c.nbytes for graph in model.graph.graphs() for c in graph.constants.values() if isinstance(c.content, np.memmap))
+    mapped = sum(
+        c.nbytes for graph in model.graph.graphs() for c in graph.constants.values() if isinstance(c.content, np.memmap)
+    )
     return Path(source).stat().st_size + mapped
 
 
@@ -259,5 +301,9 @@ def _weight_bytes(model: Model) -> int:
     total = 0
     for graph in model.graph.graphs():
         total += sum(c.nbytes for c in graph.constants.values())
-        total += sum(len(n.attributes["value"].t.SerializeToString()) for n in graph.structure if n.op == "Constant" and "value" in n.attributes)
+        total += sum(
+            len(n.attributes["value"].t.SerializeToString())
+            for n in graph.structure
+            if n.op == "Constant" and "value" in n.attributes
+        )
     return total

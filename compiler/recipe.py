@@ -70,7 +70,9 @@ class Rule:
         return (self.match is None or self.match == name or fnmatchcase(name, self.match)) and self.op in (None, op)
 
     def __str__(self) -> str:
-        return " and ".join([f'match = "{self.match}"'] * (self.match is not None) + [f'op = "{self.op}"'] * (self.op is not None))
+        return " and ".join(
+            [f'match = "{self.match}"'] * (self.match is not None) + [f'op = "{self.op}"'] * (self.op is not None)
+        )
 
 
 class Named(Protocol):
@@ -106,8 +108,11 @@ class Recipe:
         path = Path(source)
         if path.suffix != ".toml" and not path.exists():
             near = difflib.get_close_matches(str(source), presets(), 1)
-            raise UserError("no preset of that name, and no such file", where=str(source),
-                            hint=f"Presets: {', '.join(presets())}." + (f" Did you mean {near[0]}?" if near else ""))
+            raise UserError(
+                "no preset of that name, and no such file",
+                where=str(source),
+                hint=f"Presets: {', '.join(presets())}." + (f" Did you mean {near[0]}?" if near else ""),
+            )
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -125,7 +130,9 @@ class Recipe:
         known = ["description", "passes", "activations", "budget", "rule"]
         names = data.get("passes", ["canonicalize", "sparsify", "cluster", "encode"])
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-            raise UserError('passes is a list of names, such as ["canonicalize", "cluster{bits=5}", "encode"]', where=where)
+            raise UserError(
+                'passes is a list of names, such as ["canonicalize", "cluster{bits=5}", "encode"]', where=where
+            )
         passes = parse_pipeline(",".join(names))
         _only(data, [*known, *(p.name for p in passes)], where)
         passes = [make_pass(p.name, {**_given(p), **_table(data, p.name, where)}, where=where) for p in passes]
@@ -140,8 +147,14 @@ class Recipe:
         rules = data.get("rule", [])
         if not isinstance(rules, list) or not all(isinstance(r, dict) for r in rules):
             raise UserError("rules are written as [[rule]] tables", where=where)
-        return cls(name, str(data.get("description", "")), tuple(passes), activations, budget,
-                   tuple(_rule(r, f"{where}, rule {i}") for i, r in enumerate(rules, 1)))
+        return cls(
+            name,
+            str(data.get("description", "")),
+            tuple(passes),
+            activations,
+            budget,
+            tuple(_rule(r, f"{where}, rule {i}") for i, r in enumerate(rules, 1)),
+        )
 
     def options(self, layer: Named, step: Pass) -> Pass | None:
         """``step`` with the options that hold for ``layer``; None where the layer is left alone."""
@@ -154,8 +167,9 @@ class Recipe:
 
     def given(self, layer: Named, step: str, option: str) -> bool:
         """Whether a rule or the recipe's own passes fix an option for a layer, so that no search may choose it."""
-        return (any(option in r.options.get(step, {}) for r in self.rules if r.covers(layer.name, layer.op))
-                or any(option in _given(p) for p in self.passes if p.name == step))
+        return any(option in r.options.get(step, {}) for r in self.rules if r.covers(layer.name, layer.op)) or any(
+            option in _given(p) for p in self.passes if p.name == step
+        )
 
     def check(self, layers: Sequence[Named]) -> None:
         """Raises UserError for a rule that matches no layer, naming the nearest ones."""
@@ -169,7 +183,9 @@ class Recipe:
                 hint = f"The nearest: {', '.join(near)}." if near else "The model has no layer to compress."
             else:
                 hint = f"Operators with layers here: {', '.join(sorted({layer.op for layer in layers})) or 'none'}."
-            raise UserError(f"the rule with {rule} matches no layer", where=self.name, hint=f"{hint} `eie layers` lists all.")
+            raise UserError(
+                f"the rule with {rule} matches no layer", where=self.name, hint=f"{hint} `eie layers` lists all."
+            )
 
     def with_rules(self, rules: Iterable[Rule]) -> Recipe:
         """This recipe with more rules after its own."""
@@ -177,8 +193,11 @@ class Recipe:
 
     def to_toml(self) -> str:
         """The text that ``parse`` reads back to an equal recipe."""
-        lines = [f"description = {_toml(self.description)}", f"passes = {_toml([p.name for p in self.passes])}",
-                 f"activations = {_toml(self.activations)}"]
+        lines = [
+            f"description = {_toml(self.description)}",
+            f"passes = {_toml([p.name for p in self.passes])}",
+            f"activations = {_toml(self.activations)}",
+        ]
         if self.budget is not None:
             lines += ["", "[budget]", *(f"{f.name} = {_toml(getattr(self.budget, f.name))}" for f in fields(Budget))]
         for step in self.passes:
@@ -186,9 +205,15 @@ class Recipe:
                 lines += ["", f"[{step.name}]", *(f"{k} = {_toml(v)}" for k, v in _given(step).items())]
         for rule in self.rules:
             lines += ["", "[[rule]]"]
-            lines += [f"{key} = {_toml(value)}" for key in ("match", "op", "skip") if (value := getattr(rule, key)) is not None]
-            lines += [f"{name} = {{ {', '.join(f'{k} = {_toml(v)}' for k, v in options.items())} }}"
-                      for name, options in rule.options.items()]
+            lines += [
+                f"{key} = {_toml(value)}"
+                for key in ("match", "op", "skip")
+                if (value := getattr(rule, key)) is not None
+            ]
+            lines += [
+                f"{name} = {{ {', '.join(f'{k} = {_toml(v)}' for k, v in options.items())} }}"
+                for name, options in rule.options.items()
+            ]
         return "\n".join(lines) + "\n"
 
 
@@ -201,8 +226,11 @@ def presets() -> list[str]:
 def _given(step: Pass) -> dict[str, Any]:
     """The options of a pass that were written down, or differ from its defaults."""
     default = type(step)()
-    return {f.name: getattr(step, f.name) for f in fields(step)
-            if f.name in step.given or getattr(step, f.name) != getattr(default, f.name)}
+    return {
+        f.name: getattr(step, f.name)
+        for f in fields(step)
+        if f.name in step.given or getattr(step, f.name) != getattr(default, f.name)
+    }
 
 
 def _rule(data: dict[str, Any], where: str) -> Rule:
@@ -216,8 +244,11 @@ def _rule(data: dict[str, Any], where: str) -> Rule:
                 raise UserError("skip is true or false", where=where)
         else:
             if not isinstance(value, dict):
-                raise UserError(f"{key} = {value!r} is neither match, op, skip nor a pass with its options", where=where,
-                                hint='For example: cluster = { bits = 5 }.')
+                raise UserError(
+                    f"{key} = {value!r} is neither match, op, skip nor a pass with its options",
+                    where=where,
+                    hint="For example: cluster = { bits = 5 }.",
+                )
             find_pass(key, where=where)
             make_pass(key, value, where=where)
             options[key] = value
@@ -230,8 +261,11 @@ def _only(data: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     for key in data:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
-            raise UserError(f"unknown key {key!r}", where=where,
-                            hint=f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}.")
+            raise UserError(
+                f"unknown key {key!r}",
+                where=where,
+                hint=f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}.",
+            )
 
 
 def _table(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

@@ -33,14 +33,21 @@ def accuracy(x: Array, labels: npt.NDArray[np.int64], weights: list[Array], bias
     return float((forward(x, weights, biases)[-1].argmax(1) == labels).mean())
 
 
-def train(folder: Path, epochs: int, seed: int, batch: int = 100, rate: float = 0.05, momentum: float = 0.9,
-          decay: float = 5e-5) -> tuple[list[Array], list[Array]]:
+def train(
+    folder: Path,
+    epochs: int,
+    seed: int,
+    batch: int = 100,
+    rate: float = 0.05,
+    momentum: float = 0.9,
+    decay: float = 5e-5,
+) -> tuple[list[Array], list[Array]]:
     """Stochastic gradient descent with momentum, softmax cross-entropy, the rate falling along a cosine to 0."""
     images, labels = mnist.load(folder, "train")
     x, order = images.reshape(-1, 784), np.random.default_rng(0).permutation(len(labels))
     fit, held = order[:55_000], order[55_000:]
     rng = np.random.default_rng(seed)
-    weights = [rng.normal(0, np.sqrt(2 / i), (o, i)).astype(np.float32) for i, o in zip(SIZES, SIZES[1:], strict=False)]
+    weights = [rng.normal(0, np.sqrt(2 / i), (o, i)).astype(np.float32) for i, o in pairwise(SIZES)]
     biases = [np.zeros(o, np.float32) for o in SIZES[1:]]
     parameters = weights + biases
     speed = [np.zeros_like(p) for p in parameters]
@@ -84,13 +91,17 @@ def export(weights: list[Array], biases: list[Array]) -> onnx.ModelProto:
         if i < len(weights):
             nodes.append(helper.make_node("Relu", [last], [f"relu{i}_out"], name=f"relu{i}"))
             last = f"relu{i}_out"
-    constants = [numpy_helper.from_array(a, f"ip{i}.{kind}")
-                 for i, pair in enumerate(zip(weights, biases, strict=True), 1)
-                 for a, kind in zip(pair, ("weight", "bias"), strict=True)]
+    constants = [
+        numpy_helper.from_array(a, f"ip{i}.{kind}")
+        for i, pair in enumerate(zip(weights, biases, strict=True), 1)
+        for a, kind in zip(pair, ("weight", "bias"), strict=True)
+    ]
     graph = helper.make_graph(
-        nodes, "lenet-300-100",
+        nodes,
+        "lenet-300-100",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 28, 28])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])], constants,
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])],
+        constants,
     )
     model = helper.make_model(graph, producer_name="eie", opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)

@@ -97,8 +97,16 @@ def convert(net: bytes, prototxt: str) -> onnx.ModelProto:
             nodes.append(helper.make_node("Concat", bottoms, [out], axis=1))
         elif kind == "Pooling" and layer["pooling_param"][0]["pool"][0] == "MAX":
             options = {k: v[0] for k, v in layer["pooling_param"][0].items()}
-            nodes.append(helper.make_node("MaxPool", bottoms, [out], kernel_shape=[int(options["kernel_size"])] * 2,
-                                          strides=[int(options["stride"])] * 2, ceil_mode=1))  # Caffe rounds up
+            nodes.append(
+                helper.make_node(
+                    "MaxPool",
+                    bottoms,
+                    [out],
+                    kernel_shape=[int(options["kernel_size"])] * 2,
+                    strides=[int(options["stride"])] * 2,
+                    ceil_mode=1,
+                )
+            )  # Caffe rounds up
         elif kind == "Pooling":
             nodes.append(helper.make_node("GlobalAveragePool", bottoms, [out]))
         elif kind == "Dropout":
@@ -108,11 +116,16 @@ def convert(net: bytes, prototxt: str) -> onnx.ModelProto:
         current[top], channels[top] = out, count
     if reader.at != len(net):
         raise SystemExit(f"{len(net) - reader.at} bytes of the .net file are left over: another network's prototxt?")
-    nodes += [helper.make_node("Flatten", [current[top]], ["logits"]), helper.make_node("Softmax", ["logits"], ["prob"])]
+    nodes += [
+        helper.make_node("Flatten", [current[top]], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["prob"]),
+    ]
     graph = helper.make_graph(
-        nodes, "squeezenet-1.0",
+        nodes,
+        "squeezenet-1.0",
         [helper.make_tensor_value_info("data", TensorProto.FLOAT, ["N", 3, 227, 227])],
-        [helper.make_tensor_value_info("prob", TensorProto.FLOAT, ["N", channels[top]])], constants,
+        [helper.make_tensor_value_info("prob", TensorProto.FLOAT, ["N", channels[top]])],
+        constants,
     )
     model = helper.make_model(graph, producer_name="eie", opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
@@ -124,12 +137,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path("squeezenet-1.0.onnx"))
     options = parser.parse_args()
-    model = convert((options.folder / "compressed_SqueezeNet.net").read_bytes(),
-                    (options.folder / "SqueezeNet_deploy.prototxt").read_text())
+    model = convert(
+        (options.folder / "compressed_SqueezeNet.net").read_bytes(),
+        (options.folder / "SqueezeNet_deploy.prototxt").read_text(),
+    )
     onnx.save(model, options.output)
     weights = [numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith(".w")]
-    print(f"{options.output}: {len(weights)} layers, {sum(w.size for w in weights):,} weights, "
-          f"{sum(int(np.count_nonzero(w)) for w in weights):,} of them not zero")
+    print(
+        f"{options.output}: {len(weights)} layers, {sum(w.size for w in weights):,} weights, "
+        f"{sum(int(np.count_nonzero(w)) for w in weights):,} of them not zero"
+    )
 
 
 if __name__ == "__main__":

@@ -25,8 +25,33 @@ from .probe import Probe
 Array = npt.NDArray[np.float32]
 
 BITS = range(2, 9)
-DENSITIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.17, 0.14, 0.12, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.02)
-_BINS = 4096  # distinct values clustered for each density and number of bits; the passes, and what is tried out, take all
+DENSITIES = (
+    1.0,
+    0.9,
+    0.8,
+    0.7,
+    0.6,
+    0.5,
+    0.45,
+    0.4,
+    0.35,
+    0.3,
+    0.25,
+    0.2,
+    0.17,
+    0.14,
+    0.12,
+    0.1,
+    0.08,
+    0.06,
+    0.05,
+    0.04,
+    0.03,
+    0.02,
+)
+_BINS = (
+    4096  # distinct values clustered for each density and number of bits; the passes, and what is tried out, take all
+)
 
 
 @dataclass(frozen=True)
@@ -78,8 +103,9 @@ class Planner:
     def __init__(self, layers: Sequence[Layer], probes: Mapping[str, Probe], recipe: Recipe) -> None:
         self.layers, self.recipe = list(layers), recipe
         self._exact = {layer.name for layer in self.layers if self._kept(layer)}
-        self._scales = {layer.name: _Scale(probes[layer.name])
-                        for layer in self.layers if layer.name not in self._exact}
+        self._scales = {
+            layer.name: _Scale(probes[layer.name]) for layer in self.layers if layer.name not in self._exact
+        }
 
     def _kept(self, layer: Layer) -> bool:
         free = not self.recipe.given(layer, "cluster", "bits") and not self.recipe.given(layer, "sparsify", "density")
@@ -104,7 +130,9 @@ class Planner:
         return min(good, key=lambda c: c.bytes) if good else max(tried, key=lambda c: c.sqnr_db)
 
 
-def _fixed(recipe: Recipe, layer: Layer, step: str, option: str, free: tuple[float, ...] | tuple[int, ...]) -> tuple[float, ...]:
+def _fixed(
+    recipe: Recipe, layer: Layer, step: str, option: str, free: tuple[float, ...] | tuple[int, ...]
+) -> tuple[float, ...]:
     if not recipe.given(layer, step, option):
         return free
     for wanted in recipe.passes:

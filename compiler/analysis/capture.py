@@ -19,7 +19,9 @@ from .layers import Layer
 
 Array = npt.NDArray[np.float32]
 
-ROWS = 256  # rows of activations kept a layer: their span decides how well an error is known, 256 give it within a few %
+ROWS = (
+    256  # rows of activations kept a layer: their span decides how well an error is known, 256 give it within a few %
+)
 
 
 def capture(model: Model, layers: Sequence[Layer], feeds: Sequence[Feeds], seed: int = 0) -> dict[str, Array]:
@@ -109,6 +111,8 @@ def _patches(layer: Layer, x: Array, count: int, rng: np.random.Generator) -> Ar
     rows = []
     for flat in rng.integers(0, x.shape[0] * int(np.prod(places)), min(count, x.shape[0] * int(np.prod(places)))):
         item, *place = np.unravel_index(flat, (x.shape[0], *places))
-        window = tuple(slice(int(p) * s, int(p) * s + r, d) for p, s, r, d in zip(place, strides, reach, dilations, strict=True))
+        window = tuple(
+            slice(int(p) * s, int(p) * s + r, d) for p, s, r, d in zip(place, strides, reach, dilations, strict=True)
+        )
         rows.append(padded[(int(item), slice(None), *window)].reshape(groups, -1))
     return np.stack(rows, axis=1)

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-_LONG = 16          # taps from which a kernel can be told from noise by its shape
-_PREDICTED = 3e-3   # share of energy a recurrence may leave unexplained
-_ORDER = 6          # of the recurrence: a sinusoid takes 2, under a Hann window 6
-_MIRRORED = 1e-3    # relative difference between a filter and its mirror image
+_LONG = 16  # taps from which a kernel can be told from noise by its shape
+_PREDICTED = 3e-3  # share of energy a recurrence may leave unexplained
+_ORDER = 6  # of the recurrence: a sinusoid takes 2, under a Hann window 6
+_MIRRORED = 1e-3  # relative difference between a filter and its mirror image
 
 
 def designed(array: Array, op: str, slot: int = 1) -> str | None:

@@ -50,7 +50,9 @@ class Runner:
                     content = to_proto(model).SerializeToString()
                     self.session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except _ort_errors() as error:
-            raise ModelError(f"ONNX Runtime does not take this model: {_first_line(error)}", where=model.path) from error
+            raise ModelError(
+                f"ONNX Runtime does not take this model: {_first_line(error)}", where=model.path
+            ) from error
 
     def run(self, feeds: Feeds) -> list[Array]:
         """The tensors for one set of feeds.
@@ -79,8 +81,15 @@ def outputs_of(model: Model, tensors: Sequence[str]) -> Iterator[None]:
 def _ort_errors() -> tuple[type[Exception], ...]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    return (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NoSuchFile, state.NotImplemented,
-            state.RuntimeException)
+    return (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -94,7 +103,15 @@ def judged_tensors(model: Model) -> list[str]:
         name = output.name
         while True:
             node = model.graph.producer(name)
-            if node is None or node.op not in {"QuantizeLinear", "ArgMax", "Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"}:
+            if node is None or node.op not in {
+                "QuantizeLinear",
+                "ArgMax",
+                "Cast",
+                "Identity",
+                "Reshape",
+                "Squeeze",
+                "Unsqueeze",
+            }:
                 break
             if node.op not in {"QuantizeLinear", "ArgMax", "Cast"} and not _whole(output):
                 break
@@ -104,20 +121,25 @@ def judged_tensors(model: Model) -> list[str]:
 
 
 def _whole(info: onnx.ValueInfoProto) -> bool:
-    return info.type.tensor_type.elem_type not in {0, onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16,
-                                                   onnx.TensorProto.DOUBLE}
+    return info.type.tensor_type.elem_type not in {
+        0,
+        onnx.TensorProto.FLOAT,
+        onnx.TensorProto.FLOAT16,
+        onnx.TensorProto.BFLOAT16,
+        onnx.TensorProto.DOUBLE,
+    }
 
 
 @dataclass(frozen=True)
 class Fidelity:
     """Attributes:
-        sqnr_db: 10 log10(|y|^2 / |y - y'|^2) in dB, that three quarters of the samples reach, of the output that is worst. (A
-            mean would be set by one sample that hardly changes, or by one on the edge of a decision.) Infinity: equal; minus
-            infinity: a value that was finite is not, or the other way round.
-        worst: the output that sets it.
-        top1_agreement: share of samples whose largest element of the first output is the same; None where no output
-            holds two or more values a sample.
-        samples: how many feeds were compared.
+    sqnr_db: 10 log10(|y|^2 / |y - y'|^2) in dB, that three quarters of the samples reach, of the output that is worst. (A
+        mean would be set by one sample that hardly changes, or by one on the edge of a decision.) Infinity: equal; minus
+        infinity: a value that was finite is not, or the other way round.
+    worst: the output that sets it.
+    top1_agreement: share of samples whose largest element of the first output is the same; None where no output
+        holds two or more values a sample.
+    samples: how many feeds were compared.
     """
 
     sqnr_db: float

@@ -53,8 +53,14 @@ class Judge:
         UserError: the data does not fit the model, or no input can be made up that the model runs on.
     """
 
-    def __init__(self, original: Model, data: str | Path | Mapping[str, Array] | None, shapes: Mapping[str, Sequence[int]] | None,
-                 samples: int, seed: int) -> None:
+    def __init__(
+        self,
+        original: Model,
+        data: str | Path | Mapping[str, Array] | None,
+        shapes: Mapping[str, Sequence[int]] | None,
+        samples: int,
+        seed: int,
+    ) -> None:
         self.tensors = judged_tensors(original)
         self.labels: Array | None = None
         self.made_up = data is None
@@ -67,7 +73,9 @@ class Judge:
             inputs = describe(inputs_of(original))
             singles, self.labels = split(arrays, inputs, where=where)
             # spread over the file: data is often sorted by class
-            self.feeds = [singles[i] for i in np.unique(np.linspace(0, len(singles) - 1, min(samples, len(singles))).astype(int))]
+            self.feeds = [
+                singles[i] for i in np.unique(np.linspace(0, len(singles) - 1, min(samples, len(singles))).astype(int))
+            ]
             self.expected = [runner.run(feed) for feed in self.feeds]
             self._batches = split(arrays, inputs, batch=_AT_ONCE, where=where)[0] if self.labels is not None else []
 
@@ -124,8 +132,11 @@ def top1(outputs: Iterable[Array], labels: Array) -> float:
         if scores.ndim == 1 and scores.size > 1:
             scores, axes = scores[None], [1]
         if len(axes) != 1:
-            raise UserError(f"top-1 needs an output [samples, classes], the first output is {list(scores.shape)}", where="label",
-                            hint="Leave label out of the data to compare outputs instead.")
+            raise UserError(
+                f"top-1 needs an output [samples, classes], the first output is {list(scores.shape)}",
+                where="label",
+                hint="Leave label out of the data to compare outputs instead.",
+            )
         found.append(scores.argmax(axes[0]).reshape(-1))
     picked = np.concatenate(found) if found else np.zeros(0, np.int64)
     if picked.size != labels.size:
@@ -142,8 +153,11 @@ def _first_that_runs(runner: Runner, candidates: Iterable[list[Feeds]]) -> tuple
             reason = reason or error
             continue
         return feeds, [first, *(runner.run(feed) for feed in feeds[1:])]
-    raise UserError(f"no sample input could be made up that the model runs on: {reason.what if reason else 'it has none'}",
-                    where="samples", hint="Give real samples with --data, or the inputs' shapes with --shape name:1,3,224,224.")
+    raise UserError(
+        f"no sample input could be made up that the model runs on: {reason.what if reason else 'it has none'}",
+        where="samples",
+        hint="Give real samples with --data, or the inputs' shapes with --shape name:1,3,224,224.",
+    )
 
 
 @contextmanager

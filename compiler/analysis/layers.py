@@ -16,15 +16,30 @@ from ..ir.graph import Constant, Graph, Model, Node
 from .constants import designed
 
 SLOTS: dict[str, tuple[int, ...]] = {  # operator -> the inputs that may be weights
-    "Gemm": (1,), "MatMul": (1, 0), "Conv": (1,), "ConvTranspose": (1,), "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2), "Gather": (0,),
+    "Gemm": (1,),
+    "MatMul": (1, 0),
+    "Conv": (1,),
+    "ConvTranspose": (1,),
+    "LSTM": (1, 2),
+    "GRU": (1, 2),
+    "RNN": (1, 2),
+    "Gather": (0,),
     "Einsum": (0, 1),
 }
 RECURRENT = {"LSTM", "GRU", "RNN"}
-FEWEST = 64   # elements: below, a payload's header takes what coding wins
+FEWEST = 64  # elements: below, a payload's header takes what coding wins
 LISTED = 256  # elements from which a constant that is no weight is worth a line
 
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
-_INTEGER_OPERATORS = {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QGemm", "QAttention", "MatMulNBits"}
+_INTEGER_OPERATORS = {
+    "QLinearConv",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+    "QGemm",
+    "QAttention",
+    "MatMulNBits",
+}
 
 
 @dataclass(frozen=True)
@@ -112,8 +127,10 @@ def find_layers(model: Model) -> tuple[list[Layer], list[LeftAlone]]:
             if names[name] > 1:
                 name = f"{name}#{names[name]}"
             layers[constant] = Layer(name, graph, node, slot, constant, transposed, [node])
-    rest = [LeftAlone(name, reader.op if reader else "-", why, constant.nbytes)
-            for name, constant, reader, why in _others(model, layers, refused)]
+    rest = [
+        LeftAlone(name, reader.op if reader else "-", why, constant.nbytes)
+        for name, constant, reader, why in _others(model, layers, refused)
+    ]
     return list(layers.values()), [*refused.values(), *rest]
 
 
@@ -125,7 +142,9 @@ def _weights(graph: Graph, node: Node) -> Iterator[tuple[int, Constant, bool]]:
         if constant is None or constant.data_type not in _FLOATS or len(constant.dims) < 2:
             continue
         matrix = len(constant.dims) == 2
-        transposed = matrix and ((node.op == "Gemm" and not node.get("transB", 0)) or (node.op == "MatMul" and slot == 1))
+        transposed = matrix and (
+            (node.op == "Gemm" and not node.get("transB", 0)) or (node.op == "MatMul" and slot == 1)
+        )
         yield slot, constant, transposed
 
 
@@ -143,10 +162,17 @@ def _refusal(model: Model, node: Node, slot: int, constant: Constant) -> str | N
     return None if node.op in RECURRENT else designed(array, node.op, slot)
 
 
-def _others(model: Model, layers: dict[Constant, Layer], refused: dict[Constant, LeftAlone]) -> Iterator[tuple[str, Constant, Node | None, str]]:
+def _others(
+    model: Model, layers: dict[Constant, Layer], refused: dict[Constant, LeftAlone]
+) -> Iterator[tuple[str, Constant, Node | None, str]]:
     for graph in model.graph.graphs():
         for name, constant in graph.constants.items():
-            if constant in layers or constant in refused or constant.elements < LISTED or constant.data_type == onnx.TensorProto.STRING:
+            if (
+                constant in layers
+                or constant in refused
+                or constant.elements < LISTED
+                or constant.data_type == onnx.TensorProto.STRING
+            ):
                 continue
             reader = next(iter(graph.consumers(name)), None)
             kind = onnx.TensorProto.DataType.Name(constant.data_type).lower()

@@ -23,7 +23,9 @@ Array = npt.NDArray[Any]
 _SIZES = (1, 16, 64, 128, 256, 512, 1024, 4096, 16_000, 44_100)  # tried for a dimension nothing says the size of
 
 
-def made_up(model: Model, count: int, seed: int, shapes: Mapping[str, Sequence[int]] | None = None) -> Iterator[list[Feeds]]:
+def made_up(
+    model: Model, count: int, seed: int, shapes: Mapping[str, Sequence[int]] | None = None
+) -> Iterator[list[Feeds]]:
     """Candidate sets of ``count`` feeds, best guess first: they differ in the sizes of dimensions the model leaves open.
 
     ``shapes`` fixes shapes by input name. The caller takes the first set that the model runs on.
@@ -32,11 +34,18 @@ def made_up(model: Model, count: int, seed: int, shapes: Mapping[str, Sequence[i
     inputs = inputs_of(model)
     for name in shapes:
         if name not in {i.name for i in inputs}:
-            raise UserError(f"the model has no input {name!r}", where="shape", hint=f"Its inputs: {', '.join(i.name for i in inputs)}.")
+            raise UserError(
+                f"the model has no input {name!r}",
+                where="shape",
+                hint=f"Its inputs: {', '.join(i.name for i in inputs)}.",
+            )
     open_axes = any(_open(i) for i in inputs if i.name not in shapes)
     for size in _SIZES if open_axes else _SIZES[:1]:
         rng = np.random.default_rng(seed)
-        yield [{i.name: _sample(i, tuple(shapes.get(i.name, _shape(i, size))), k, rng, model.graph) for i in inputs} for k in range(count)]
+        yield [
+            {i.name: _sample(i, tuple(shapes.get(i.name, _shape(i, size))), k, rng, model.graph) for i in inputs}
+            for k in range(count)
+        ]
 
 
 def _open(info: onnx.ValueInfoProto) -> bool:
@@ -55,7 +64,9 @@ def _shape(info: onnx.ValueInfoProto, size: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _sample(info: onnx.ValueInfoProto, shape: tuple[int, ...], index: int, rng: np.random.Generator, graph: Graph) -> Array:
+def _sample(
+    info: onnx.ValueInfoProto, shape: tuple[int, ...], index: int, rng: np.random.Generator, graph: Graph
+) -> Array:
     kind = info.type.tensor_type.elem_type
     try:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
@@ -69,9 +80,12 @@ def _sample(info: onnx.ValueInfoProto, shape: tuple[int, ...], index: int, rng: 
         return (low + (high - low - 1) * field).astype(dtype)
     if np.issubdtype(dtype, np.integer):
         return _whole_number(info.name, shape, rng, graph).astype(dtype)
-    if dtype == object:
-        raise UserError(f"input {info.name!r} is no tensor of numbers: no sample can be made up for it", where="samples",
-                        hint="Give samples with --data.")
+    if dtype.hasobject:
+        raise UserError(
+            f"input {info.name!r} is no tensor of numbers: no sample can be made up for it",
+            where="samples",
+            hint="Give samples with --data.",
+        )
     field = _field(shape, rng)
     if any(dim == 0 for dim in shape):
         return field.astype(dtype)

@@ -21,7 +21,10 @@ ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file."
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 Backend = Annotated[str, typer.Option(help="What runs the compressed layers: cpu, ort or reference.")]
 Threads = Annotated[int, typer.Option(min=1, help="How many threads.")]
-Format = Annotated[str | None, typer.Option("--activations", help="What compressed layers compute in: f32, i16 or u8.", show_default=False)]
+Format = Annotated[
+    str | None,
+    typer.Option("--activations", help="What compressed layers compute in: f32, i16 or u8.", show_default=False),
+]
 
 
 def activations(text: str | None) -> Activations | None:
@@ -44,7 +47,11 @@ def shapes(options: Sequence[str]) -> dict[str, list[int]]:
         except ValueError:
             shape = [-1]
         if not colon or any(d < 0 for d in shape):
-            raise UserError(f"{text!r} does not read as an input's shape", where="--shape", hint="For example: --shape data:1,3,224,224.")
+            raise UserError(
+                f"{text!r} does not read as an input's shape",
+                where="--shape",
+                hint="For example: --shape data:1,3,224,224.",
+            )
         found[name] = shape
     return found
 
@@ -61,9 +68,17 @@ class Bars:
     def __init__(self, verbose: bool) -> None:
         self._console = console(stderr=True)
         self._verbose = verbose
-        self._progress = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                                  TextColumn("[dim]{task.fields[what]}"), console=self._console, transient=True,
-                                  disable=not self._console.is_terminal)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[what]}"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
         self._task: TaskID | None = None
 
     def stage(self, name: str, steps: int) -> None:

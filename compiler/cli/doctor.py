@@ -21,9 +21,11 @@ NAME = "doctor"
 def command(json: Json = False) -> None:
     """Check the installation: versions, instruction sets, the custom-op library in ONNX Runtime."""
     found = {
-        "python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
         **{name: _version(name) for name in ("eie", "onnx", "onnxruntime", "numpy")},
-        "instruction_set": cpu.isa(), "instruction_sets_available": cpu.isas(),
+        "instruction_set": cpu.isa(),
+        "instruction_sets_available": cpu.isas(),
     }
     problems = []
     try:

@@ -45,4 +45,7 @@ def command(
     if json:
         print_json({"top1": score, "samples": len(labels), "backend": backend})
     else:
-        console().print(f"top-1 {score:.2%} of {len(labels):,} samples ({round(score * len(labels)):,} right), backend {backend}", highlight=False)
+        console().print(
+            f"top-1 {score:.2%} of {len(labels):,} samples ({round(score * len(labels)):,} right), backend {backend}",
+            highlight=False,
+        )

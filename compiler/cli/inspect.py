@@ -23,10 +23,24 @@ def command(model: ModelPath, json: Json = False) -> None:
     for payload in payloads(proto):
         info = inspect(payload.content)
         weight = decode(payload.content, where=payload.name)
-        rows.append({"name": payload.name, "nodes": list(payload.readers), "shape": list(weight.shape), "kept": weight.density,
-                     "bits": weight.bits, "shared_values": int(weight.codebook.size) - 1, "pattern": weight.pattern, "entries": info.entries,
-                     "code_codec": info.code_codec, "index_codec": info.index_codec, "index_bits": info.index_bits,
-                     "bytes": len(payload.content), "bytes_by_kind": dict(info.bytes_by_kind()), "dense_bytes": 4 * math.prod(weight.shape)})
+        rows.append(
+            {
+                "name": payload.name,
+                "nodes": list(payload.readers),
+                "shape": list(weight.shape),
+                "kept": weight.density,
+                "bits": weight.bits,
+                "shared_values": int(weight.codebook.size) - 1,
+                "pattern": weight.pattern,
+                "entries": info.entries,
+                "code_codec": info.code_codec,
+                "index_codec": info.index_codec,
+                "index_bits": info.index_bits,
+                "bytes": len(payload.content),
+                "bytes_by_kind": dict(info.bytes_by_kind()),
+                "dense_bytes": 4 * math.prod(weight.shape),
+            }
+        )
     total = model.stat().st_size
     held = sum(row["bytes"] for row in rows)
     if json:
@@ -40,9 +54,20 @@ def command(model: ModelPath, json: Json = False) -> None:
         table.add_column(title, justify="right", no_wrap=title == "shape")
     for row in rows:
         gaps = f"{row['index_codec']}/{row['index_bits']}" if row["index_bits"] else "-"
-        table.add_row(row["name"], ", ".join(row["nodes"]), "x".join(map(str, row["shape"])), f"{row['kept']:.0%}", str(row["bits"]),
-                      row["code_codec"], gaps, size(row["bytes"]), f"{row['dense_bytes'] / max(1, row['bytes']):.1f}x",
-                      *(size(row["bytes_by_kind"][k]) for k in KINDS))
+        table.add_row(
+            row["name"],
+            ", ".join(row["nodes"]),
+            "x".join(map(str, row["shape"])),
+            f"{row['kept']:.0%}",
+            str(row["bits"]),
+            row["code_codec"],
+            gaps,
+            size(row["bytes"]),
+            f"{row['dense_bytes'] / max(1, row['bytes']):.1f}x",
+            *(size(row["bytes_by_kind"][k]) for k in KINDS),
+        )
     screen.print(table, highlight=False)
-    screen.print(f"\n{size(total)} in the file: {size(held)} in {len(rows)} payloads, {size(total - held)} graph, biases and what is not compressed",
-                 highlight=False)
+    screen.print(
+        f"\n{size(total)} in the file: {size(held)} in {len(rows)} payloads, {size(total - held)} graph, biases and what is not compressed",
+        highlight=False,
+    )

@@ -24,11 +24,24 @@ def command(model: ModelPath, json: Json = False) -> None:
     rows = []
     for layer in layers:
         weight = layer.array()
-        rows.append({"name": layer.name, "op": layer.op, "shape": list(layer.shape), "bytes": layer.constant.nbytes,
-                     "nonzero": float(np.count_nonzero(weight)) / max(1, weight.size), "deviation": float(weight.std()),
-                     "largest": float(np.abs(weight).max(initial=0))})
+        rows.append(
+            {
+                "name": layer.name,
+                "op": layer.op,
+                "shape": list(layer.shape),
+                "bytes": layer.constant.nbytes,
+                "nonzero": float(np.count_nonzero(weight)) / max(1, weight.size),
+                "deviation": float(weight.std()),
+                "largest": float(np.abs(weight).max(initial=0)),
+            }
+        )
     if json:
-        print_json({"layers": rows, "left_alone": [{"name": i.name, "op": i.op, "why": i.why, "bytes": i.bytes} for i in alone]})
+        print_json(
+            {
+                "layers": rows,
+                "left_alone": [{"name": i.name, "op": i.op, "why": i.why, "bytes": i.bytes} for i in alone],
+            }
+        )
         return
     screen = console()
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -37,8 +50,15 @@ def command(model: ModelPath, json: Json = False) -> None:
     for title in ("shape", "bytes", "not zero", "deviation", "largest"):
         table.add_column(title, justify="right")
     for row in rows:
-        table.add_row(str(row["name"]), str(row["op"]), "x".join(map(str, row["shape"])), size(row["bytes"]), f"{row['nonzero']:.0%}",
-                      f"{row['deviation']:.4f}", f"{row['largest']:.4f}")
+        table.add_row(
+            str(row["name"]),
+            str(row["op"]),
+            "x".join(map(str, row["shape"])),
+            size(row["bytes"]),
+            f"{row['nonzero']:.0%}",
+            f"{row['deviation']:.4f}",
+            f"{row['largest']:.4f}",
+        )
     screen.print(table, highlight=False)
     rest = left_alone(alone, every=True)
     if rest is not None:

@@ -15,8 +15,13 @@ from ..errors import EieError, PromiseError
 from ..report.table import console
 from . import doctor, evaluate, inspect, layers, optimize, run
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  help="Makes trained ONNX models many times smaller and faster, and proves both.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Makes trained ONNX models many times smaller and faster, and proves both.",
+)
 for command in (optimize, layers, inspect, run, evaluate, doctor):
     app.command(command.NAME)(command.command)
 
@@ -41,6 +46,8 @@ def _guarded(program: Callable[[], None]) -> None:
         console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(1 if isinstance(error, PromiseError) else 2)
     except MemoryError:
-        console(stderr=True).print(Text.assemble(("error: ", "bold red"), "not enough memory for this model. Nothing was written."),
-                                   soft_wrap=True)
+        console(stderr=True).print(
+            Text.assemble(("error: ", "bold red"), "not enough memory for this model. Nothing was written."),
+            soft_wrap=True,
+        )
         sys.exit(2)

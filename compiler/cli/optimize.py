@@ -20,18 +20,39 @@ NAME = "optimize"
 
 def command(
     model: ModelPath,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The artifact; MODEL with the ending .eie.onnx when left out.",
-                                                show_default=False)] = None,
-    data: Annotated[Path | None, typer.Option(help="Samples to verify on: an .npz with arrays named after the inputs, and label.",
-                                              show_default=False)] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="The artifact; MODEL with the ending .eie.onnx when left out.", show_default=False
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Samples to verify on: an .npz with arrays named after the inputs, and label.", show_default=False
+        ),
+    ] = None,
     recipe: Annotated[str, typer.Option(help=f"A TOML file or a preset: {', '.join(presets())}.")] = DEFAULT,
-    passes: Annotated[str | None, typer.Option("-p", "--passes", help='Passes instead of a recipe: "sparsify{density=0.1},cluster{bits=4},encode".',
-                                               show_default=False)] = None,
+    passes: Annotated[
+        str | None,
+        typer.Option(
+            "-p",
+            "--passes",
+            help='Passes instead of a recipe: "sparsify{density=0.1},cluster{bits=4},encode".',
+            show_default=False,
+        ),
+    ] = None,
     format: Format = None,
-    shape: Annotated[list[str] | None, typer.Option(help="Shape of made-up input: name:1,3,224,224.", show_default=False)] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="Shape of made-up input: name:1,3,224,224.", show_default=False)
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write the artifact.")] = False,
-    save_recipe: Annotated[Path | None, typer.Option(help="Write the recipe that was used, search results filled in.", show_default=False)] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail (exit code 1) when a weight is left alone or a budget is missed.")] = False,
+    save_recipe: Annotated[
+        Path | None, typer.Option(help="Write the recipe that was used, search results filled in.", show_default=False)
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail (exit code 1) when a weight is left alone or a budget is missed.")
+    ] = False,
     json: Json = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Every pass, every reason.")] = False,
 ) -> None:
@@ -41,10 +62,20 @@ def command(
         raise UserError("the artifact would overwrite the model", where=str(target), hint="Give another path with -o.")
     if passes is not None and recipe != DEFAULT:
         raise UserError("--passes and --recipe exclude each other", where="--passes")
-    chosen = Recipe(name="--passes", passes=tuple(parse_pipeline(passes))) if passes is not None else Recipe.load(recipe)
+    chosen = (
+        Recipe(name="--passes", passes=tuple(parse_pipeline(passes))) if passes is not None else Recipe.load(recipe)
+    )
     bars = Bars(verbose)
     with bars.shown():
-        result = optimize(model, data, chosen, activations=activations(format), shapes=shapes(shape or []), strict=strict, progress=bars)
+        result = optimize(
+            model,
+            data,
+            chosen,
+            activations=activations(format),
+            shapes=shapes(shape or []),
+            strict=strict,
+            progress=bars,
+        )
         if dry_run:
             result.measure()
         else:
@@ -55,5 +86,7 @@ def command(
         print_json(result.json())
         return
     screen = console()
-    for part in report(result, "(not written: --dry-run)" if dry_run else str(target), verbose=verbose, width=screen.width):
+    for part in report(
+        result, "(not written: --dry-run)" if dry_run else str(target), verbose=verbose, width=screen.width
+    ):
         screen.print(part, highlight=False)

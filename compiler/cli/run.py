@@ -21,7 +21,9 @@ NAME = "run"
 def command(
     model: ModelPath,
     input: Annotated[Path, typer.Option(help="An .npz with an array an input, by name.", show_default=False)],
-    output: Annotated[Path, typer.Option(help="Where to write the outputs, an .npz with an array an output.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option(help="Where to write the outputs, an .npz with an array an output.", show_default=False)
+    ],
     backend: Backend = "cpu",
     format: Format = None,
     threads: Threads = 1,

@@ -31,8 +31,15 @@ class Constant:
     constant is compressed as [out, in]).
     """
 
-    def __init__(self, name: str, content: onnx.TensorProto | Array | Weight, *, dims: tuple[int, ...] | None = None,
-                 data_type: int | None = None, transposed: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        content: onnx.TensorProto | Array | Weight,
+        *,
+        dims: tuple[int, ...] | None = None,
+        data_type: int | None = None,
+        transposed: bool = False,
+    ) -> None:
         self.name = name
         self._content = content
         self.transposed = transposed
@@ -44,7 +51,7 @@ class Constant:
             self.dims, self.data_type = dims, data_type
         else:
             self.dims = tuple(content.shape) if dims is None else dims
-            self.data_type = (onnx.helper.np_dtype_to_tensor_dtype(content.dtype) if data_type is None else data_type)
+            self.data_type = onnx.helper.np_dtype_to_tensor_dtype(content.dtype) if data_type is None else data_type
 
     @property
     def content(self) -> onnx.TensorProto | Array | Weight:
@@ -100,7 +107,9 @@ class Node:
     name: str = ""
     attributes: dict[str, onnx.AttributeProto] = field(default_factory=dict)
     bodies: dict[str, list[Graph]] = field(default_factory=dict)  # attribute name -> its graphs
-    proto: onnx.NodeProto | None = None  # what else the node carried (doc_string, metadata, overload), no inputs, no attributes
+    proto: onnx.NodeProto | None = (
+        None  # what else the node carried (doc_string, metadata, overload), no inputs, no attributes
+    )
 
     def get(self, attribute: str, default: Any = None) -> Any:
         """The value of an attribute as Python object (bytes become str), or ``default``."""
@@ -135,13 +144,17 @@ class Graph:
 
     def __init__(self, name: str = "graph", opsets: dict[str, int] | None = None, parent: Graph | None = None) -> None:
         self.name = name
-        self.opsets: dict[str, int] = parent.opsets if parent is not None else (opsets if opsets is not None else {"": 1})
+        self.opsets: dict[str, int] = (
+            parent.opsets if parent is not None else (opsets if opsets is not None else {"": 1})
+        )
         self.parent = parent
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
         self.constants: dict[str, Constant] = {}
         self.value_info: dict[str, onnx.ValueInfoProto] = {}
-        self.extra = onnx.GraphProto()  # doc_string, quantization annotations, metadata, sparse initializers: as they came
+        self.extra = (
+            onnx.GraphProto()
+        )  # doc_string, quantization annotations, metadata, sparse initializers: as they came
         self.structure: nx.MultiDiGraph = nx.MultiDiGraph()
         self._producer: dict[str, Node] = {}
         self._readers: dict[str, dict[Node, None]] = {}  # tensor -> operators that read it, themselves or in a body

@@ -33,7 +33,9 @@ def _node(graph: Graph, node: Node, indent: str) -> Iterator[str]:
     reads = ", ".join(("@" if graph.constant(t) is not None else "%") + t if t else "_" for t in node.inputs)
     writes = ", ".join(f"%{t}" if t else "_" for t in node.outputs)
     op = f"{node.domain}.{node.op}" if node.domain else node.op
-    attributes = ", ".join(f"{name}={_value(node.attributes[name])}" for name in sorted(node.attributes) if name not in node.bodies)
+    attributes = ", ".join(
+        f"{name}={_value(node.attributes[name])}" for name in sorted(node.attributes) if name not in node.bodies
+    )
     yield f"{indent}{writes} = {op}({reads})" + (f" {{{attributes}}}" if attributes else "")
     for name, bodies in node.bodies.items():
         for body in bodies:
@@ -50,7 +52,11 @@ def _value(attribute: onnx.AttributeProto) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if attribute.type in {onnx.AttributeProto.FLOATS, onnx.AttributeProto.INTS, onnx.AttributeProto.STRINGS}:
-        return "[" + ", ".join(v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else f"{v:g}" for v in value) + "]"
+        return (
+            "["
+            + ", ".join(v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else f"{v:g}" for v in value)
+            + "]"
+        )
     return str(value) if isinstance(value, int) else onnx.AttributeProto.AttributeType.Name(attribute.type).lower()
 
 
@@ -58,12 +64,18 @@ def _constant(constant: Constant) -> str:
     text = f"{_kind(constant.data_type)}{list(constant.dims)}"
     weight = constant.weight
     if weight is not None:
-        text += f" {weight.bits} bits, {weight.density:.1%} kept, {weight.pattern}" + (", transposed" if constant.transposed else "")
+        text += f" {weight.bits} bits, {weight.density:.1%} kept, {weight.pattern}" + (
+            ", transposed" if constant.transposed else ""
+        )
     return text
 
 
 def _kind(data_type: int) -> str:
-    return str(onnx.TensorProto.DataType.Name(data_type).lower()) if data_type in onnx.TensorProto.DataType.values() else f"type{data_type}"
+    return (
+        str(onnx.TensorProto.DataType.Name(data_type).lower())
+        if data_type in onnx.TensorProto.DataType.values()
+        else f"type{data_type}"
+    )
 
 
 def _type(info: onnx.ValueInfoProto) -> str:

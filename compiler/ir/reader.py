@@ -12,7 +12,9 @@ from google.protobuf.message import DecodeError
 from ..errors import ModelError
 from .graph import Constant, Graph, Model, Node
 
-_PACKED = {t for n in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2") if (t := getattr(onnx.TensorProto, n, None)) is not None}
+_PACKED = {
+    t for n in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2") if (t := getattr(onnx.TensorProto, n, None)) is not None
+}
 
 
 def read(source: str | Path | onnx.ModelProto) -> Model:
@@ -27,7 +29,9 @@ def read(source: str | Path | onnx.ModelProto) -> Model:
         path = Path(source)
         proto = _parse(path)
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
-        raise ModelError("no ONNX model: it holds no graph", where=str(path or "model"), hint="Give a file that onnx.load can read.")
+        raise ModelError(
+            "no ONNX model: it holds no graph", where=str(path or "model"), hint="Give a file that onnx.load can read."
+        )
     data = _External(path)
     opsets = {o.domain if o.domain != "ai.onnx" else "": o.version for o in proto.opset_import}
     graph = _graph(proto.graph, Graph(opsets=opsets or {"": 1}), data)
@@ -94,7 +98,14 @@ def _node(proto: onnx.NodeProto, graph: Graph, data: _External) -> Node:
             setattr(rest, descriptor.name, value)
         elif descriptor.name in {"metadata_props", "device_configurations"}:
             getattr(rest, descriptor.name).extend(value)
-    node = Node(proto.op_type, list(proto.input), list(proto.output), "" if proto.domain == "ai.onnx" else proto.domain, proto.name, proto=rest)
+    node = Node(
+        proto.op_type,
+        list(proto.input),
+        list(proto.output),
+        "" if proto.domain == "ai.onnx" else proto.domain,
+        proto.name,
+        proto=rest,
+    )
     for attribute in proto.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             node.bodies[attribute.name] = [_graph(attribute.g, Graph(parent=graph), data)]
@@ -103,7 +114,9 @@ def _node(proto: onnx.NodeProto, graph: Graph, data: _External) -> Node:
             node.attributes[attribute.name] = onnx.AttributeProto(name=attribute.name, type=attribute.type)
         else:
             if attribute.type == onnx.AttributeProto.TENSOR and _is_external(attribute.t):
-                attribute = onnx.helper.make_attribute(attribute.name, onnx.numpy_helper.from_array(np.asarray(data.map(attribute.t)), attribute.t.name))
+                attribute = onnx.helper.make_attribute(
+                    attribute.name, onnx.numpy_helper.from_array(np.asarray(data.map(attribute.t)), attribute.t.name)
+                )
             node.attributes[attribute.name] = attribute
     return node
 
@@ -127,19 +140,29 @@ class _External:
         """
         where = f"{self.model or 'model'}, tensor {tensor.name!r}"
         if self.model is None:
-            raise ModelError("its data lies in another file", where=where, hint="Give the model's path instead of the model in memory.")
+            raise ModelError(
+                "its data lies in another file",
+                where=where,
+                hint="Give the model's path instead of the model in memory.",
+            )
         entry = {e.key: e.value for e in tensor.external_data}
         folder = self.model.resolve().parent
         path = (folder / entry.get("location", "")).resolve()
         if not entry.get("location") or not path.is_relative_to(folder) or path == folder:
-            raise ModelError(f"its data would lie outside the model's folder, at {entry.get('location', '')!r}", where=where,
-                             hint="This file may not be trustworthy.")
+            raise ModelError(
+                f"its data would lie outside the model's folder, at {entry.get('location', '')!r}",
+                where=where,
+                hint="This file may not be trustworthy.",
+            )
         if path not in self._files:
             try:
                 self._files[path] = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
             except (OSError, ValueError) as error:
-                raise ModelError(f"can't read its data file {path.name}: {error}", where=where,
-                                 hint="Keep the data file beside the model.") from error
+                raise ModelError(
+                    f"can't read its data file {path.name}: {error}",
+                    where=where,
+                    hint="Keep the data file beside the model.",
+                ) from error
         content = self._files[path]
         try:
             elements = _product(tensor.dims)
@@ -150,13 +173,21 @@ class _External:
         except (ValueError, KeyError) as error:
             raise ModelError(f"its type, shape or offset is not valid: {error}", where=where) from error
         if offset < 0 or length != size or offset + size > content.size:
-            raise ModelError(f"it needs {size:,} bytes from {offset:,}, but {path.name} holds {content.size:,} and {length:,} are announced",
-                             where=where, hint="The data file is truncated or belongs to another model.")
+            raise ModelError(
+                f"it needs {size:,} bytes from {offset:,}, but {path.name} holds {content.size:,} and {length:,} are announced",
+                where=where,
+                hint="The data file is truncated or belongs to another model.",
+            )
         part = content[offset : offset + size]
         if tensor.data_type in _PACKED:
-            return onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, raw_data=part.tobytes())
-        return part.view(dtype).reshape(tuple(tensor.dims)) if offset % dtype.itemsize == 0 else np.frombuffer(
-            part.tobytes(), dtype).reshape(tuple(tensor.dims))
+            return onnx.TensorProto(
+                name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, raw_data=part.tobytes()
+            )
+        return (
+            part.view(dtype).reshape(tuple(tensor.dims))
+            if offset % dtype.itemsize == 0
+            else np.frombuffer(part.tobytes(), dtype).reshape(tuple(tensor.dims))
+        )
 
 
 def _product(dims: object) -> int:

@@ -87,7 +87,9 @@ def _node(graph: Graph, node: Node, path: str, known: set[str], domains: set[str
     for tensor in node.inputs:
         if tensor and tensor not in known:
             yield f"{path}: it reads {tensor!r}, which nothing writes"
-    edges = {(k, d["tensor"]) for _, _, k, d in graph.structure.in_edges(node, keys=True, data=True) if isinstance(k, int)}
+    edges = {
+        (k, d["tensor"]) for _, _, k, d in graph.structure.in_edges(node, keys=True, data=True) if isinstance(k, int)
+    }
     expected = {(slot, t) for slot, t in enumerate(node.inputs) if t and graph.producer(t) is not None}
     if edges != expected:
         yield f"{path}: its edges are not what it reads"

@@ -17,8 +17,8 @@ from ..errors import ModelError, UserError
 from .graph import Constant, Graph, Model, Node
 
 LIMIT = 1_900_000_000  # bytes: protobuf can't hold 2 GiB in one message
-_INLINE = 1024         # bytes: smaller tensors stay in the model file
-_ALIGNED = 4096        # bytes: so that ONNX Runtime can map each tensor, and vector loads are aligned
+_INLINE = 1024  # bytes: smaller tensors stay in the model file
+_ALIGNED = 4096  # bytes: so that ONNX Runtime can map each tensor, and vector loads are aligned
 
 
 def to_proto(model: Model) -> onnx.ModelProto:
@@ -29,7 +29,11 @@ def to_proto(model: Model) -> onnx.ModelProto:
     """
     total = _total(model)
     if total > LIMIT:
-        raise ModelError(f"{total:,} bytes of tensors do not fit one protocol buffer", where=model.path, hint="Save it with external data.")
+        raise ModelError(
+            f"{total:,} bytes of tensors do not fit one protocol buffer",
+            where=model.path,
+            hint="Save it with external data.",
+        )
     return _proto(model, None)
 
 
@@ -122,7 +126,9 @@ class _DataFile:
         content = constant.content
         if isinstance(content, np.ndarray):
             array = np.ascontiguousarray(content)
-            for part in np.array_split(array.reshape(-1).view(np.uint8), max(1, array.nbytes >> 26)):  # a mapped tensor stays mapped
+            for part in np.array_split(
+                array.reshape(-1).view(np.uint8), max(1, array.nbytes >> 26)
+            ):  # a mapped tensor stays mapped
                 self.stream.write(part.data)
         else:
             self.stream.write(_tensor(constant).raw_data)

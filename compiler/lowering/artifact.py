@@ -55,16 +55,23 @@ class Stored:
 @dataclass(frozen=True)
 class Lowered:
     """Attributes:
-        stored: one item a compressed weight.
-        kept_plain: layer name -> why its compressed weight was given up and is stored as before.
+    stored: one item a compressed weight.
+    kept_plain: layer name -> why its compressed weight was given up and is stored as before.
     """
 
     stored: list[Stored]
     kept_plain: dict[str, str]
 
 
-def lower(model: Model, layers: Sequence[Layer], activations: Activations, *, codec: str = "auto", index_bits: int | None = None,
-          progress: Callable[[str], None] = lambda name: None) -> Lowered:
+def lower(
+    model: Model,
+    layers: Sequence[Layer],
+    activations: Activations,
+    *,
+    codec: str = "auto",
+    index_bits: int | None = None,
+    progress: Callable[[str], None] = lambda name: None,
+) -> Lowered:
     """Replace, in place, every compressed weight of ``layers`` by its payload and its readers by ``ai.eie`` nodes.
 
     Args:
@@ -85,7 +92,9 @@ def lower(model: Model, layers: Sequence[Layer], activations: Activations, *, co
         if len(payload) >= layer.constant.nbytes:
             plain = layer.constant.array()
             layer.constant.replace(plain)
-            kept_plain[layer.name] = f"its payload would take {len(payload):,} bytes, the plain tensor takes {layer.constant.nbytes:,}"
+            kept_plain[layer.name] = (
+                f"its payload would take {len(payload):,} bytes, the plain tensor takes {layer.constant.nbytes:,}"
+            )
             continue
         payloads[layer.constant] = payload
     for layer in layers:
@@ -95,7 +104,9 @@ def lower(model: Model, layers: Sequence[Layer], activations: Activations, *, co
             source = layer.op
             node = _Lowering(model.graph, layer.constant, weight, payloads, activations).run(layer)
             attributes = {name: node.get(name) for name in node.attributes}
-            stored.append(Stored(layer.name, source, node.op, attributes, weight, payloads[layer.constant], layer.constant.nbytes))
+            stored.append(
+                Stored(layer.name, source, node.op, attributes, weight, payloads[layer.constant], layer.constant.nbytes)
+            )
     for graph in model.graph.graphs():
         for name, constant in list(graph.constants.items()):
             if constant in payloads:
@@ -110,9 +121,13 @@ def lower(model: Model, layers: Sequence[Layer], activations: Activations, *, co
 class _Lowering:
     """Rewrites the readers of one compressed constant."""
 
-    def __init__(self, top: Graph, constant: Constant, weight: Weight, payloads: dict[Constant, bytes], activations: Activations) -> None:
+    def __init__(
+        self, top: Graph, constant: Constant, weight: Weight, payloads: dict[Constant, bytes], activations: Activations
+    ) -> None:
         self.top, self.constant, self.weight, self.payloads = top, constant, weight, payloads
-        self.attributes = {} if activations == "f32" else {"activations": onnx.helper.make_attribute("activations", activations)}
+        self.attributes = (
+            {} if activations == "f32" else {"activations": onnx.helper.make_attribute("activations", activations)}
+        )
         self._dense: dict[Graph, str] = {}
 
     def run(self, layer: Layer) -> Node:
@@ -134,13 +149,29 @@ class _Lowering:
     def _compressed(self, graph: Graph, node: Node) -> Node | None:
         """The ``ai.eie`` node that takes ``node``'s place, or None where there is none."""
         if node.domain == DOMAIN:  # the other weight of a recurrent layer was lowered first
-            return node if self.constant.name in (node.inputs[1], node.inputs[2]) and node.op in _RECURRENT_DEFAULTS else None
-        if node.domain not in ("", "ai.onnx") or node.inputs.count(self.constant.name) != 1 or self.constant.data_type not in _FLOATS:
+            return (
+                node
+                if self.constant.name in (node.inputs[1], node.inputs[2]) and node.op in _RECURRENT_DEFAULTS
+                else None
+            )
+        if (
+            node.domain not in ("", "ai.onnx")
+            or node.inputs.count(self.constant.name) != 1
+            or self.constant.data_type not in _FLOATS
+        ):
             return None
         slot = node.inputs.index(self.constant.name)
-        rewrite = {("Gemm", 1): self._gemm, ("MatMul", 1): self._matmul, ("Conv", 1): self._convolution,
-                   ("ConvTranspose", 1): self._convolution, ("LSTM", 1): self._recurrent, ("LSTM", 2): self._recurrent,
-                   ("GRU", 1): self._recurrent, ("GRU", 2): self._recurrent, ("Gather", 0): self._gather}.get((node.op, slot))
+        rewrite = {
+            ("Gemm", 1): self._gemm,
+            ("MatMul", 1): self._matmul,
+            ("Conv", 1): self._convolution,
+            ("ConvTranspose", 1): self._convolution,
+            ("LSTM", 1): self._recurrent,
+            ("LSTM", 2): self._recurrent,
+            ("GRU", 1): self._recurrent,
+            ("GRU", 2): self._recurrent,
+            ("Gather", 0): self._gather,
+        }.get((node.op, slot))
         return rewrite(graph, node) if rewrite else None
 
     def _gemm(self, graph: Graph, node: Node) -> Node | None:
@@ -196,8 +227,12 @@ class _Lowering:
         if any(c is None or c not in self.payloads for c in both):
             return None
         directions = 2 if node.get("direction", "forward") == "bidirectional" else 1
-        if [a.decode() if isinstance(a, bytes) else a for a in node.get("activations", [])] not in (
-                [], _RECURRENT_DEFAULTS[node.op] * directions) or "activation_alpha" in node.attributes or "activation_beta" in node.attributes:
+        if (
+            [a.decode() if isinstance(a, bytes) else a for a in node.get("activations", [])]
+            not in ([], _RECURRENT_DEFAULTS[node.op] * directions)
+            or "activation_alpha" in node.attributes
+            or "activation_beta" in node.attributes
+        ):
             return None
         attributes = {k: v for k, v in node.attributes.items() if k != "activations"}
         return self._replace(graph, node, node.op, list(node.inputs), attributes)
@@ -207,8 +242,17 @@ class _Lowering:
             return None
         return self._replace(graph, node, "Gather", list(node.inputs), {}, arithmetic=False)
 
-    def _replace(self, graph: Graph, node: Node, op: str, inputs: list[str], attributes: dict[str, onnx.AttributeProto], *,
-                 outputs: list[str] | None = None, arithmetic: bool = True) -> Node:
+    def _replace(
+        self,
+        graph: Graph,
+        node: Node,
+        op: str,
+        inputs: list[str],
+        attributes: dict[str, onnx.AttributeProto],
+        *,
+        outputs: list[str] | None = None,
+        arithmetic: bool = True,
+    ) -> Node:
         """Put an ``ai.eie`` node in ``node``'s place; float16 and bfloat16 tensors are cast around it."""
         while inputs and not inputs[-1]:
             inputs.pop()
@@ -216,8 +260,11 @@ class _Lowering:
         kind = self.constant.data_type
         casts: list[Node] = []
         if kind != onnx.TensorProto.FLOAT:
-            plain = {slot for slot, t in enumerate(inputs)
-                     if not t or graph.constant(t) in self.payloads or not self._is_float_input(op, slot)}
+            plain = {
+                slot
+                for slot, t in enumerate(inputs)
+                if not t or graph.constant(t) in self.payloads or not self._is_float_input(op, slot)
+            }
             for slot, tensor in enumerate(inputs):
                 if slot not in plain:
                     inputs[slot] = self._as_float32(graph, tensor, node)

@@ -83,11 +83,17 @@ class Pass:
         raise TypeError(f"{type(self).__name__} has no run")
 
     def __str__(self) -> str:
-        given = ",".join(f"{f.name}={_spell(getattr(self, f.name))}" for f in fields(self) if f.name in self.given or getattr(self, f.name) != f.default)
+        given = ",".join(
+            f"{f.name}={_spell(getattr(self, f.name))}"
+            for f in fields(self)
+            if f.name in self.given or getattr(self, f.name) != f.default
+        )
         return f"{self.name}{{{given}}}" if given else self.name
 
 
-def option(default: Any, about: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
+def option(
+    default: Any, about: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
+) -> Any:
     """A field of a pass: its default, its meaning with units, and what it may be."""
     return field(default=default, metadata={"about": about, "low": low, "high": high, "choices": choices})
 
@@ -100,8 +106,11 @@ def find_pass(name: str, *, where: str = "passes") -> type[Pass]:
     """
     if name not in REGISTRY:
         near = difflib.get_close_matches(name, REGISTRY, 1)
-        raise UserError(f"no pass is called {name!r}", where=where,
-                        hint=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(REGISTRY)}.")
+        raise UserError(
+            f"no pass is called {name!r}",
+            where=where,
+            hint=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(REGISTRY)}.",
+        )
     module, attribute = REGISTRY[name]
     found: type[Pass] = getattr(importlib.import_module(f".{module}", __package__), attribute)
     return found
@@ -119,8 +128,11 @@ def make_pass(name: str, options: Mapping[str, Any], *, where: str = "passes") -
     for key, value in options.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
-            raise UserError(f"{name} has no option {key!r}", where=where,
-                            hint=f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(known) or 'none'}.")
+            raise UserError(
+                f"{name} has no option {key!r}",
+                where=where,
+                hint=f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(known) or 'none'}.",
+            )
         values[key] = _value(name, known[key], value, where)
     step = kind(**values)
     object.__setattr__(step, "given", frozenset(values))
@@ -145,7 +157,9 @@ def _value(name: str, spec: Any, value: Any, where: str) -> Any:
         raise UserError(f"{what} is no {'whole ' if isinstance(default, int) else ''}number", where=where)
     low, high = limits["low"], limits["high"]
     if (low is not None and number < low) or (high is not None and number > high):
-        raise UserError(f"{what} is outside {low:g} to {high:g}" if high is not None else f"{what} is below {low:g}", where=where)
+        raise UserError(
+            f"{what} is outside {low:g} to {high:g}" if high is not None else f"{what} is below {low:g}", where=where
+        )
     return number
 
 
@@ -160,17 +174,23 @@ def parse_pipeline(text: str, *, where: str = "passes") -> list[Pass]:
     while rest:
         match = re.match(r"\s*([\w-]+)\s*(?:\{([^{}]*)\})?\s*(?:,|$)", rest)
         if not match:
-            raise UserError(f"can't read {rest!r}", where=where, hint='Passes are written "name{option=value,option=value},name".')
+            raise UserError(
+                f"can't read {rest!r}", where=where, hint='Passes are written "name{option=value,option=value},name".'
+            )
         options = {}
         for item in filter(None, (part.strip() for part in (match[2] or "").split(","))):
             key, equals, value = item.partition("=")
             if not equals:
-                raise UserError(f"{match[1]}: can't read the option {item!r}", where=where, hint="Options are written name=value.")
+                raise UserError(
+                    f"{match[1]}: can't read the option {item!r}", where=where, hint="Options are written name=value."
+                )
             options[key.strip()] = value.strip()
         found.append(make_pass(match[1], options, where=where))
         rest = rest[match.end() :]
     if not found:
-        raise UserError("no pass is named", where=where, hint='For example: "sparsify{density=0.1},cluster{bits=4},encode".')
+        raise UserError(
+            "no pass is named", where=where, hint='For example: "sparsify{density=0.1},cluster{bits=4},encode".'
+        )
     return found
 
 

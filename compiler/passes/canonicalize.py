@@ -30,11 +30,27 @@ from .base import Pass, PassResult, Select, every
 
 Array = npt.NDArray[Any]
 
-_GROWTH = 4096      # bytes an expression of constants may be larger than what it is made from
-_COMPARED = 64      # elements from which equal constants are looked for
+_GROWTH = 4096  # bytes an expression of constants may be larger than what it is made from
+_COMPARED = 64  # elements from which equal constants are looked for
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
-_FOLDED = {"Add", "Cast", "Concat", "DequantizeLinear", "Div", "Gather", "Identity", "Mul", "Neg", "Reshape", "Slice", "Sqrt", "Squeeze",
-           "Sub", "Transpose", "Unsqueeze"}
+_FOLDED = {
+    "Add",
+    "Cast",
+    "Concat",
+    "DequantizeLinear",
+    "Div",
+    "Gather",
+    "Identity",
+    "Mul",
+    "Neg",
+    "Reshape",
+    "Slice",
+    "Sqrt",
+    "Squeeze",
+    "Sub",
+    "Transpose",
+    "Unsqueeze",
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +62,13 @@ class Canonicalize(Pass):
 
     def run(self, model: Model, select: Select = every) -> PassResult:
         steps: tuple[Callable[[Model], bool], ...] = (
-            _own_initializers, _fold_constants, _drop_idle, _fold_batch_norm, _fold_conv_bias, _matmul_add, _share_equal,
+            _own_initializers,
+            _fold_constants,
+            _drop_idle,
+            _fold_batch_norm,
+            _fold_conv_bias,
+            _matmul_add,
+            _share_equal,
         )
         changed = False
         for step in steps:
@@ -112,8 +134,11 @@ def _expression(model: Model, graph: Graph, node: Node) -> bool:
     if node.op == "DequantizeLinear" and not _feeds_weight(graph, node.outputs[0]):
         return False  # integers are smaller; only a weight gains from being seen as numbers
     value = _evaluate(node, {c.name: c.array() for c in given}, model.graph.opsets.get("", 1))
-    if value is None or value.dtype == object or (
-            node.op != "DequantizeLinear" and value.nbytes > sum(c.nbytes for c in given) + _GROWTH):
+    if (
+        value is None
+        or value.dtype == object
+        or (node.op != "DequantizeLinear" and value.nbytes > sum(c.nbytes for c in given) + _GROWTH)
+    ):
         return False
     graph.remove(node)
     graph.constants[node.outputs[0]] = Constant(node.outputs[0], np.ascontiguousarray(value))
@@ -127,7 +152,9 @@ def _feeds_weight(graph: Graph, tensor: str) -> bool:
         if reader.op in {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity"} and reader.inputs[0] == tensor:
             if not _feeds_weight(graph, reader.outputs[0]):
                 return False
-        elif reader.domain or not any(s < len(reader.inputs) and reader.inputs[s] == tensor for s in SLOTS.get(reader.op, ())):
+        elif reader.domain or not any(
+            s < len(reader.inputs) and reader.inputs[s] == tensor for s in SLOTS.get(reader.op, ())
+        ):
             return False
     return bool(readers)
 
@@ -196,7 +223,11 @@ def _drop_idle(model: Model) -> bool:
 
 
 def _inference_dropout(graph: Graph, node: Node) -> bool:
-    mask_read = len(node.outputs) > 1 and node.outputs[1] and (graph.consumers(node.outputs[1]) or graph.is_output(node.outputs[1]))
+    mask_read = (
+        len(node.outputs) > 1
+        and node.outputs[1]
+        and (graph.consumers(node.outputs[1]) or graph.is_output(node.outputs[1]))
+    )
     if mask_read:
         return False
     if len(node.inputs) > 2 and node.inputs[2]:
@@ -272,7 +303,12 @@ def _scale_outputs(weight: Array, factor: Array, axis: int, groups: int) -> Arra
 def _set_weight(graph: Graph, node: Node, value: Array) -> None:
     """Give an operator its own new weight, under the old name where nobody else reads it."""
     name = node.inputs[1]
-    if name in graph.constants and graph.consumers(name) == [node] and node.inputs.count(name) == 1 and not graph.is_output(name):
+    if (
+        name in graph.constants
+        and graph.consumers(name) == [node]
+        and node.inputs.count(name) == 1
+        and not graph.is_output(name)
+    ):
         graph.constants[name].replace(value)
     else:
         graph.set_input(node, 1, graph.add_constant(name, value))
@@ -313,11 +349,20 @@ def _matmul_add(model: Model) -> bool:
     for node, add, weight in candidates:
         slot = add.inputs.index(node.outputs[0])
         bias = model.graph.constant(add.inputs[1 - slot])
-        if ranks.get(node.inputs[0]) != 2 or bias is None or bias.data_type != weight.data_type or weight.data_type not in _FLOATS:
+        if (
+            ranks.get(node.inputs[0]) != 2
+            or bias is None
+            or bias.data_type != weight.data_type
+            or weight.data_type not in _FLOATS
+        ):
             continue
         if bias.elements != weight.dims[1] or bias.dims[-1] != weight.dims[1] or len(bias.dims) > 2:
             continue
-        name = model.graph.add_constant(f"{node.label}.bias", bias.array().reshape(-1)) if len(bias.dims) == 2 else bias.name
+        name = (
+            model.graph.add_constant(f"{node.label}.bias", bias.array().reshape(-1))
+            if len(bias.dims) == 2
+            else bias.name
+        )
         gemm = Node("Gemm", [*node.inputs, name], list(add.outputs), name=node.name, proto=node.proto)
         model.graph.add(gemm, before=add)
         model.graph.remove(add)

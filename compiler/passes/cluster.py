@@ -34,8 +34,11 @@ class Cluster(Pass):
     ensures: ClassVar[frozenset[str]] = frozenset({"shared"})
 
     bits: int = option(5, "bits of a code: 2^bits - 1 shared values, and zero", low=1, high=8)
-    init: str = option("optimal", "optimal (exact), or the start of Lloyd's iterations",
-                       choices=("optimal", "linear", "density", "forgy"))
+    init: str = option(
+        "optimal",
+        "optimal (exact), or the start of Lloyd's iterations",
+        choices=("optimal", "linear", "density", "forgy"),
+    )
     seed: int = option(0, "of the Forgy start", low=0)
 
     def run(self, model: Model, select: Select = every) -> PassResult:
@@ -51,8 +54,14 @@ class Cluster(Pass):
             weight = self.share(before, layer)
             layer.set_weight(weight)
             changed = True
-            entries.append(LedgerEntry(layer.name, f"{weight.codebook.size - 1} shared values", kept=weight.density,
-                                       error=relative_error(before, weight.dense())))
+            entries.append(
+                LedgerEntry(
+                    layer.name,
+                    f"{weight.codebook.size - 1} shared values",
+                    kept=weight.density,
+                    error=relative_error(before, weight.dense()),
+                )
+            )
         return PassResult(changed, tuple(entries))
 
     def share(self, array: Array, layer: Layer | None = None) -> Weight:
@@ -85,7 +94,11 @@ def fit_codebook(values: Array, bits: int, *, init: str = "optimal", seed: int =
     if distinct.size > bins:
         distinct, counts = _merge(distinct, counts, bins)
     weights = counts.astype(np.float64)
-    centroids = _optimal(distinct, weights, k) if init == "optimal" else _lloyd(distinct, weights, _start(distinct, weights, k, init, seed))
+    centroids = (
+        _optimal(distinct, weights, k)
+        if init == "optimal"
+        else _lloyd(distinct, weights, _start(distinct, weights, k, init, seed))
+    )
     found = np.unique(centroids.astype(np.float32))
     return found[found != 0]
 
@@ -112,8 +125,16 @@ def _optimal(values: Array, weights: Array, k: int) -> Array:
     centroids, first = np.zeros(k), np.zeros(k, np.uint64)
     used, cost = ffi.new("size_t *"), ffi.new("double *")
     values, weights = np.ascontiguousarray(values), np.ascontiguousarray(weights)
-    status = lib.eie_kmeans1d(ffi.from_buffer("double[]", values), ffi.from_buffer("double[]", weights), values.size, k,
-                              ffi.from_buffer("double[]", centroids), ffi.from_buffer("size_t[]", first), used, cost)
+    status = lib.eie_kmeans1d(
+        ffi.from_buffer("double[]", values),
+        ffi.from_buffer("double[]", weights),
+        values.size,
+        k,
+        ffi.from_buffer("double[]", centroids),
+        ffi.from_buffer("size_t[]", first),
+        used,
+        cost,
+    )
     if status == lib.EIE_E_MEMORY:
         raise MemoryError("clustering")
     assert status == lib.EIE_OK, status

@@ -42,7 +42,9 @@ class Encode(Pass):
             if not select(layer):
                 continue
             if layer.weight is None:
-                entries.append(LedgerEntry(layer.name, reason="its weights are not shared: no cluster or ternarize pass took it"))
+                entries.append(
+                    LedgerEntry(layer.name, reason="its weights are not shared: no cluster or ternarize pass took it")
+                )
             else:
                 entries.append(LedgerEntry(layer.name, f"stored as {self.codec}", kept=layer.weight.density))
         return PassResult(False, tuple(entries))

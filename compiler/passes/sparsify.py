@@ -34,14 +34,21 @@ class Sparsify(Pass):
     name: ClassVar[str] = "sparsify"
 
     density: float = option(1.0, "share of weights kept", low=0.0, high=1.0)
-    threshold: float = option(0.0, "keep |w| >= threshold standard deviations of the layer's weights; 0: by density", low=0.0)
+    threshold: float = option(
+        0.0, "keep |w| >= threshold standard deviations of the layer's weights; 0: by density", low=0.0
+    )
     pattern: str = option("unstructured", "unstructured, balanced, block, or N:M such as 2:4")
-    lanes: int = option(16, "balanced: row r belongs to lane r mod lanes; every lane keeps the same count", low=1, high=4096)
+    lanes: int = option(
+        16, "balanced: row r belongs to lane r mod lanes; every lane keeps the same count", low=1, high=4096
+    )
 
     def __post_init__(self) -> None:
         if self.pattern not in {"unstructured", "balanced", "block"} and self._n_of_m() is None:
-            raise UserError(f"pattern = {self.pattern!r} is none of unstructured, balanced, block, N:M", where="sparsify",
-                            hint="N of every M weights along the input are kept, for example 2:4.")
+            raise UserError(
+                f"pattern = {self.pattern!r} is none of unstructured, balanced, block, N:M",
+                where="sparsify",
+                hint="N of every M weights along the input are kept, for example 2:4.",
+            )
 
     def _n_of_m(self) -> tuple[int, int] | None:
         match = re.fullmatch(r"(\d{1,3}):(\d{1,3})", self.pattern)
@@ -59,8 +66,14 @@ class Sparsify(Pass):
                 self._apply(layer, before, mask)
                 changed = True
             after = np.where(mask, before, 0)
-            entries.append(LedgerEntry(layer.name, f"kept {np.count_nonzero(after) / max(1, after.size):.1%}",
-                                       kept=np.count_nonzero(after) / max(1, after.size), error=relative_error(before, after)))
+            entries.append(
+                LedgerEntry(
+                    layer.name,
+                    f"kept {np.count_nonzero(after) / max(1, after.size):.1%}",
+                    kept=np.count_nonzero(after) / max(1, after.size),
+                    error=relative_error(before, after),
+                )
+            )
         return PassResult(changed, tuple(entries))
 
     def _pattern_name(self) -> Any:
@@ -68,7 +81,11 @@ class Sparsify(Pass):
 
     def _apply(self, layer: Layer, array: Array, mask: Mask) -> None:
         if layer.weight is not None:
-            layer.set_weight(Weight(np.where(mask, layer.weight.codes, 0).astype(np.uint8), layer.weight.codebook, self._pattern_name()))
+            layer.set_weight(
+                Weight(
+                    np.where(mask, layer.weight.codes, 0).astype(np.uint8), layer.weight.codebook, self._pattern_name()
+                )
+            )
         else:
             layer.set_array(np.where(mask, array, 0))
 
@@ -91,7 +108,11 @@ class Sparsify(Pass):
         return largest(magnitude.reshape(-1), round(self.density * magnitude.size)).reshape(weight.shape)
 
     def _balanced(self, magnitude: Array) -> Mask:
-        rows = magnitude.reshape(-1, magnitude.shape[-1]) if magnitude.ndim != 4 else magnitude.reshape(magnitude.shape[0], -1)
+        rows = (
+            magnitude.reshape(-1, magnitude.shape[-1])
+            if magnitude.ndim != 4
+            else magnitude.reshape(magnitude.shape[0], -1)
+        )
         mask = np.zeros(rows.shape, np.bool_)
         lanes = min(self.lanes, len(rows))
         shortest = len(rows) // lanes * rows.shape[1]  # a lane may have one row less than another
@@ -134,7 +155,9 @@ def _blocks(magnitude: Array, density: float) -> Mask:
 
 def _rows(magnitude: Array) -> Array:
     """A row an output: [out, in] of matrices, [out, in/group * k] of kernels."""
-    return magnitude.reshape(magnitude.shape[0], -1) if magnitude.ndim >= 4 else magnitude.reshape(-1, magnitude.shape[-1])
+    return (
+        magnitude.reshape(magnitude.shape[0], -1) if magnitude.ndim >= 4 else magnitude.reshape(-1, magnitude.shape[-1])
+    )
 
 
 def relative_error(before: Array, after: Array) -> float:

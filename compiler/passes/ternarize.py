@@ -30,7 +30,9 @@ class Ternarize(Pass):
     ensures: ClassVar[frozenset[str]] = frozenset({"shared"})
 
     t: float = option(0.05, "threshold as a share of the layer's largest magnitude", low=0.0, high=1.0)
-    ends: str = option("keep", "the first and the last layer: keep them, or ternarize them too", choices=("keep", "too"))
+    ends: str = option(
+        "keep", "the first and the last layer: keep them, or ternarize them too", choices=("keep", "too")
+    )
 
     def run(self, model: Model, select: Select = every) -> PassResult:
         entries, changed = [], False
@@ -40,7 +42,9 @@ class Ternarize(Pass):
             if not select(layer):
                 continue
             if id(layer) in ends:
-                entries.append(LedgerEntry(layer.name, reason="the first and the last layer keep their precision (TTQ, section 3)"))
+                entries.append(
+                    LedgerEntry(layer.name, reason="the first and the last layer keep their precision (TTQ, section 3)")
+                )
                 continue
             before = layer.array()
             weight = self.ternary(before)
@@ -48,13 +52,18 @@ class Ternarize(Pass):
             if not same:
                 layer.set_weight(weight)
                 changed = True
-            entries.append(LedgerEntry(layer.name, "ternary", kept=weight.density, error=relative_error(before, weight.dense())))
+            entries.append(
+                LedgerEntry(layer.name, "ternary", kept=weight.density, error=relative_error(before, weight.dense()))
+            )
         return PassResult(changed, tuple(entries))
 
     def ternary(self, array: Array) -> Weight:
         """Codes 1 (-n) and 2 (p) beyond the threshold, 0 within."""
         limit = self.t * float(np.abs(array).max(initial=0))
         up, down = array > limit, array < -limit
-        scale = [-float(np.abs(array[down]).mean()) if down.any() else 0.0, float(array[up].mean()) if up.any() else 0.0]
+        scale = [
+            -float(np.abs(array[down]).mean()) if down.any() else 0.0,
+            float(array[up].mean()) if up.any() else 0.0,
+        ]
         codes = (down + 2 * up).astype(np.uint8)
         return Weight(codes, np.array([0.0, *scale], np.float32))

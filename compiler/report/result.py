@@ -62,13 +62,33 @@ class LayerRow:
     @classmethod
     def of(cls, stored: Stored, error: float, activations: Activations) -> LayerRow:
         info = inspect(stored.payload)
-        return cls(stored.layer, stored.source_op, stored.weight.shape, stored.weight.density, stored.weight.bits, stored.bytes_before,
-                   len(stored.payload), info.bytes_by_kind(), error, verdict_of(stored.op, stored.attributes, stored.weight, activations))
+        return cls(
+            stored.layer,
+            stored.source_op,
+            stored.weight.shape,
+            stored.weight.density,
+            stored.weight.bits,
+            stored.bytes_before,
+            len(stored.payload),
+            info.bytes_by_kind(),
+            error,
+            verdict_of(stored.op, stored.attributes, stored.weight, activations),
+        )
 
     def json(self) -> dict[str, Any]:
-        return {"name": self.name, "op": self.op, "shape": list(self.shape), "kept": self.kept, "bits": self.bits,
-                "bytes_before": self.bytes_before, "bytes_after": self.bytes_after, "bytes": dict(self.bytes_by_kind),
-                "kernel": self.verdict.kernel, "why": self.verdict.why, "error": self.error}
+        return {
+            "name": self.name,
+            "op": self.op,
+            "shape": list(self.shape),
+            "kept": self.kept,
+            "bits": self.bits,
+            "bytes_before": self.bytes_before,
+            "bytes_after": self.bytes_after,
+            "bytes": dict(self.bytes_by_kind),
+            "kernel": self.verdict.kernel,
+            "why": self.verdict.why,
+            "error": self.error,
+        }
 
 
 @dataclass
@@ -128,19 +148,35 @@ class Result:
     def json(self) -> dict[str, Any]:
         """What ``eie optimize --json`` prints; numbers that are not finite are None."""
         found: dict[str, Any] = {
-            "input_bytes": self.input_bytes, "output_bytes": self.output_bytes,
-            "weight_bytes_before": self.weight_bytes_before, "weight_bytes_after": self.weight_bytes_after,
+            "input_bytes": self.input_bytes,
+            "output_bytes": self.output_bytes,
+            "weight_bytes_before": self.weight_bytes_before,
+            "weight_bytes_after": self.weight_bytes_after,
             "ratio": self.ratio,
             "layers": [layer.json() for layer in self.layers],
-            "left_alone": [{"name": item.name, "op": item.op, "why": item.why, "bytes": item.bytes} for item in self.left_alone],
-            "verify": {"sqnr_db": self.verify.sqnr_db, "top1_agreement": self.verify.top1_agreement, "output": self.verify.worst,
-                       "samples": self.verify.samples, "made_up": self.made_up},
-            "steps": [{"name": s.name, "seconds": round(s.seconds, 3), "sqnr_db": s.fidelity.sqnr_db if s.fidelity else None}
-                      for s in self.steps],
-            "activations": self.recipe.activations, "missed": self.missed,
+            "left_alone": [
+                {"name": item.name, "op": item.op, "why": item.why, "bytes": item.bytes} for item in self.left_alone
+            ],
+            "verify": {
+                "sqnr_db": self.verify.sqnr_db,
+                "top1_agreement": self.verify.top1_agreement,
+                "output": self.verify.worst,
+                "samples": self.verify.samples,
+                "made_up": self.made_up,
+            },
+            "steps": [
+                {"name": s.name, "seconds": round(s.seconds, 3), "sqnr_db": s.fidelity.sqnr_db if s.fidelity else None}
+                for s in self.steps
+            ],
+            "activations": self.recipe.activations,
+            "missed": self.missed,
         }
         if self.accuracy is not None:
-            found["accuracy"] = {"before": self.accuracy.before, "after": self.accuracy.after, "samples": self.accuracy.samples}
+            found["accuracy"] = {
+                "before": self.accuracy.before,
+                "after": self.accuracy.after,
+                "samples": self.accuracy.samples,
+            }
         return _finite(found)
 
 

@@ -26,7 +26,13 @@ def size(count: float) -> str:
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             value = count / scale
-            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}" if value >= 10 else f"{value:.2f} {unit}"
+            return (
+                f"{value:.0f} {unit}"
+                if value >= 100
+                else f"{value:.1f} {unit}"
+                if value >= 10
+                else f"{value:.2f} {unit}"
+            )
     return f"{count:.0f} B"
 
 
@@ -52,14 +58,26 @@ def layer_table(rows: Sequence[LayerRow], width: int) -> Table:
     table.add_column("ratio", justify="right", footer=f"{before / after:.1f}x" if after else "")
     if wide:
         for kind in KINDS:
-            table.add_column(kind, justify="right", style="dim", no_wrap=True, footer=size(sum(r.bytes_by_kind[kind] for r in rows)))
+            table.add_column(
+                kind, justify="right", style="dim", no_wrap=True, footer=size(sum(r.bytes_by_kind[kind] for r in rows))
+            )
     table.add_column("error", justify="right")
     table.add_column("kernel", overflow="fold")
     for row in rows:
         kinds = [size(row.bytes_by_kind[kind]) if row.bytes_by_kind[kind] else "" for kind in KINDS] if wide else []
-        table.add_row(row.name, row.op, "x".join(map(str, row.shape)), f"{row.kept:.0%}", str(row.bits), size(row.bytes_before),
-                      size(row.bytes_after), f"{row.bytes_before / max(1, row.bytes_after):.1f}x", *kinds,
-                      f"{row.error:.1%}" if row.error else "0", row.verdict.kernel)
+        table.add_row(
+            row.name,
+            row.op,
+            "x".join(map(str, row.shape)),
+            f"{row.kept:.0%}",
+            str(row.bits),
+            size(row.bytes_before),
+            size(row.bytes_after),
+            f"{row.bytes_before / max(1, row.bytes_after):.1f}x",
+            *kinds,
+            f"{row.error:.1%}" if row.error else "0",
+            row.verdict.kernel,
+        )
     return table
 
 
@@ -73,7 +91,9 @@ def left_alone(items: Sequence[LeftAlone], *, every: bool) -> RenderableType | N
     lines = []
     for why, group in sorted(reasons.items(), key=lambda pair: -sum(i.bytes for i in pair[1])):
         shown = group if every else group[:3]
-        names = ", ".join(f"{i.name} ({i.op})" for i in shown) + (f" and {len(group) - len(shown)} more" if len(group) > len(shown) else "")
+        names = ", ".join(f"{i.name} ({i.op})" for i in shown) + (
+            f" and {len(group) - len(shown)} more" if len(group) > len(shown) else ""
+        )
         lines.append(Text.assemble(("  " + names, "dim"), f": {why}; {size(sum(i.bytes for i in group))}"))
     return Group(Text("left alone", style="bold"), *lines)
 
@@ -85,8 +105,14 @@ def reasons(rows: Sequence[LayerRow], *, every: bool) -> RenderableType | None:
     shown: dict[str, LayerRow] = {}
     for row in rows:
         shown.setdefault(row.name if every else row.verdict.kernel, row)
-    lines = [Text.assemble(("  " + (row.name if every else row.verdict.kernel), "dim"), f": {row.verdict.why}",
-                           "" if every else (f" ({row.name})", "dim")) for row in shown.values()]
+    lines = [
+        Text.assemble(
+            ("  " + (row.name if every else row.verdict.kernel), "dim"),
+            f": {row.verdict.why}",
+            "" if every else (f" ({row.name})", "dim"),
+        )
+        for row in shown.values()
+    ]
     return Group(Text("kernels", style="bold"), *lines)
 
 
@@ -115,11 +141,18 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
     yield f"outputs    {decibels(result.verify.sqnr_db)} from the original on {result.verify.samples} samples of {kind}{agreement}"
     if result.accuracy:
         a = result.accuracy
-        yield f"accuracy   {a.before:.2%} before, {a.after:.2%} after ({(a.after - a.before) * 100:+.2f} points, {a.samples:,} labelled samples)"
+        yield f"accuracy   {a.before:.2%} before, {a.after:.2%} after ({(a.after - a.before) * 100:+.2f} points on {a.samples:,} samples)"
     yield f"weights    {size(result.weight_bytes_before)} before, {size(result.weight_bytes_after)} after"
     if result.output_bytes:
-        yield Text.assemble(("file       ", "bold"), (f"{size(result.input_bytes)} before, {size(result.output_bytes)} after: "
-                            f"{result.ratio:.1f} times smaller", "bold"), f"   {path}")
+        yield Text.assemble(
+            ("file       ", "bold"),
+            (
+                f"{size(result.input_bytes)} before, {size(result.output_bytes)} after: "
+                f"{result.ratio:.1f} times smaller",
+                "bold",
+            ),
+            f"   {path}",
+        )
         if result.output_bytes >= result.input_bytes:
             yield Text("the artifact is no smaller than the model: what it holds was compact already", style="yellow")
     if result.missed:

@@ -55,7 +55,9 @@ def verdict_of(op: str, attributes: Mapping[str, Any], weight: Weight, activatio
     rows = weight
     if op in ("Conv", "ConvTranspose"):
         held = _weight(weight)
-        lib.eie_conv_choose(held[0], _conv_params(op, attributes, weight.shape), weight.nonzeros, _FORMATS[activations], verdict)
+        lib.eie_conv_choose(
+            held[0], _conv_params(op, attributes, weight.shape), weight.nonzeros, _FORMATS[activations], verdict
+        )
     elif op in ("Gemm", "LSTM", "GRU"):
         out = math.prod(rows.shape[:-1])
         lib.eie_gemm_choose(out, rows.shape[-1], rows.nonzeros, rows.codebook.size, _FORMATS[activations], verdict)
@@ -91,7 +93,9 @@ class CpuBackend:
             made = ffi.new("eie_parallel **")
             status = lib.eie_pool_create(threads, made)
             if status != lib.EIE_OK:
-                raise UserError(f"can't start {threads} threads: {message(status)}", where="threads", hint="1 to 256 are possible")
+                raise UserError(
+                    f"can't start {threads} threads: {message(status)}", where="threads", hint="1 to 256 are possible"
+                )
             self._pool = ffi.gc(made[0], lib.eie_pool_free)
 
     def compile(self, spec: LayerSpec) -> Run:
@@ -197,10 +201,15 @@ class _Gemm(_Layer):
     def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
         x = self.first(inputs)
         if x.ndim < 1 or x.shape[-1] != self.inner:
-            raise InputError(f"X has the shape {list(x.shape)}; its last dimension should be {self.inner}", where=self.where)
+            raise InputError(
+                f"X has the shape {list(x.shape)}; its last dimension should be {self.inner}", where=self.where
+            )
         bias = self.bias(inputs, 1, self.out)
         y = np.empty((*x.shape[:-1], self.out), np.float32)
-        self.check(lib.eie_gemm_run(self._layer, _floats(x), math.prod(x.shape[:-1]), _floats(bias), _floats(y), self._pool), "can't run")
+        self.check(
+            lib.eie_gemm_run(self._layer, _floats(x), math.prod(x.shape[:-1]), _floats(bias), _floats(y), self._pool),
+            "can't run",
+        )
         return [y]
 
 
@@ -210,7 +219,11 @@ class _Conv(_Layer):
         shape, group = spec.weights[0].shape, spec.attributes.get("group", 1)
         self.out = shape[1] * group if spec.op == "ConvTranspose" else shape[0]
         self.inner = shape[0] if spec.op == "ConvTranspose" else shape[1] * group
-        return int(lib.eie_conv_create(weights[0][0], _conv_params(spec.op, spec.attributes, shape), _FORMATS[spec.activations], made))
+        return int(
+            lib.eie_conv_create(
+                weights[0][0], _conv_params(spec.op, spec.attributes, shape), _FORMATS[spec.activations], made
+            )
+        )
 
     def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
         x = self.first(inputs)
@@ -221,7 +234,10 @@ class _Conv(_Layer):
         sizes, found = ffi.new("int64_t[]", list(x.shape[1:])), ffi.new("int64_t[]", self.rank - 1)
         self.check(lib.eie_conv_output_dims(self._layer, sizes, found), f"can't take X of shape {list(x.shape)}")
         y = np.empty((x.shape[0], *found), np.float32)
-        self.check(lib.eie_conv_run(self._layer, _floats(x), x.shape[0], sizes, _floats(bias), _floats(y), self._pool), "can't run")
+        self.check(
+            lib.eie_conv_run(self._layer, _floats(x), x.shape[0], sizes, _floats(bias), _floats(y), self._pool),
+            "can't run",
+        )
         return [y]
 
 
@@ -254,15 +270,21 @@ class _Recurrent(_Layer):
         if lengths is None:
             return None
         if lengths.dtype != np.int32 or lengths.shape != (batch,):
-            raise InputError(f"sequence_lens is {lengths.dtype} {list(lengths.shape)} instead of int32 [{batch}]", where=self.where)
+            raise InputError(
+                f"sequence_lens is {lengths.dtype} {list(lengths.shape)} instead of int32 [{batch}]", where=self.where
+            )
         if lengths.size and (lengths.min() < 0 or lengths.max() > time):
-            raise InputError(f"sequence_lens has {lengths.min()} to {lengths.max()}, X has {time} steps", where=self.where)
+            raise InputError(
+                f"sequence_lens has {lengths.min()} to {lengths.max()}, X has {time} steps", where=self.where
+            )
         return np.ascontiguousarray(lengths)
 
     def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
         x = self.first(inputs)
         if x.ndim != 3 or x.shape[2] != self.inner:
-            raise InputError(f"X has the shape {list(x.shape)}; it should be [steps, batch, {self.inner}]", where=self.where)
+            raise InputError(
+                f"X has the shape {list(x.shape)}; it should be [steps, batch, {self.inner}]", where=self.where
+            )
         batch, time = (x.shape[0], x.shape[1]) if self.layout else (x.shape[1], x.shape[0])
         d, h = self.directions, self.hidden
         state = (batch, d, h) if self.layout else (d, batch, h)
@@ -277,7 +299,12 @@ class _Recurrent(_Layer):
         io = ffi.new("eie_recurrent_io *")
         io.x, io.time, io.batch = _floats(x), time, batch
         io.sequence_lengths = ffi.NULL if lengths is None else ffi.from_buffer("int32_t[]", lengths)
-        io.bias, io.initial_h, io.initial_c, io.peephole = _floats(bias), _floats(initial_h), _floats(initial_c), _floats(peephole)
+        io.bias, io.initial_h, io.initial_c, io.peephole = (
+            _floats(bias),
+            _floats(initial_h),
+            _floats(initial_c),
+            _floats(peephole),
+        )
         io.y, io.y_h, io.y_c = (_floats(a) for a in [*outputs, None][:3])
         self.check(lib.eie_recurrent_run(self._layer, io, self._pool), "can't run")
         return outputs
@@ -291,10 +318,18 @@ class _Gather(_Layer):
     def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
         indices = inputs[0] if inputs else None
         if indices is None or indices.dtype not in (np.dtype(np.int64), np.dtype(np.int32)):
-            raise InputError(f"the indices are {None if indices is None else indices.dtype} instead of int64 or int32", where=self.where)
+            raise InputError(
+                f"the indices are {None if indices is None else indices.dtype} instead of int64 or int32",
+                where=self.where,
+            )
         picked = np.ascontiguousarray(indices, np.int64)
         if picked.size and not (-self.rows <= picked.min() and picked.max() < self.rows):
-            raise InputError(f"the indices go from {picked.min()} to {picked.max()}, the table has {self.rows} rows", where=self.where)
+            raise InputError(
+                f"the indices go from {picked.min()} to {picked.max()}, the table has {self.rows} rows",
+                where=self.where,
+            )
         y = np.empty((*indices.shape, *self.shape), np.float32)
-        self.check(lib.eie_gather_run(self._layer, ffi.from_buffer("int64_t[]", picked), picked.size, _floats(y)), "can't run")
+        self.check(
+            lib.eie_gather_run(self._layer, ffi.from_buffer("int64_t[]", picked), picked.size, _floats(y)), "can't run"
+        )
         return [y]

@@ -38,7 +38,9 @@ def _numbers(weight: Weight, activations: Activations) -> tuple[npt.NDArray[np.f
     """A weight's values as numbers to sum, and what they count: an exponent (i16) or a step (u8)."""
     if activations == "f32":
         return weight.codebook.astype(np.float64)[weight.codes], None
-    book, unit = numerics.codebook_i16(weight.codebook) if activations == "i16" else numerics.codebook_u8(weight.codebook)
+    book, unit = (
+        numerics.codebook_i16(weight.codebook) if activations == "i16" else numerics.codebook_u8(weight.codebook)
+    )
     return book.astype(np.float64)[weight.codes], unit
 
 
@@ -92,7 +94,9 @@ def _first(inputs: Sequence[Array | None], where: str) -> Floats:
     return as_float32(inputs[0], where)
 
 
-def _optional(inputs: Sequence[Array | None], slot: int, name: str, shape: tuple[int, ...], where: str) -> Floats | None:
+def _optional(
+    inputs: Sequence[Array | None], slot: int, name: str, shape: tuple[int, ...], where: str
+) -> Floats | None:
     array = inputs[slot] if slot < len(inputs) else None
     if array is None:
         return None
@@ -126,10 +130,14 @@ def _gather(spec: LayerSpec) -> Run:
     def run(inputs: Sequence[Array | None]) -> list[Array | None]:
         indices = inputs[0] if inputs else None
         if indices is None or indices.dtype not in (np.dtype(np.int64), np.dtype(np.int32)):
-            raise InputError(f"the indices are {None if indices is None else indices.dtype} instead of int64 or int32", where=where)
+            raise InputError(
+                f"the indices are {None if indices is None else indices.dtype} instead of int64 or int32", where=where
+            )
         rows = table.shape[0]
         if indices.size and not (-rows <= indices.min() and indices.max() < rows):
-            raise InputError(f"the indices go from {indices.min()} to {indices.max()}, the table has {rows} rows", where=where)
+            raise InputError(
+                f"the indices go from {indices.min()} to {indices.max()}, the table has {rows} rows", where=where
+            )
         return [table.codebook[table.codes[indices]]]
 
     return run
@@ -164,7 +172,9 @@ class _Geometry:
         return self.pads[axis], self.pads[axis + len(self.kernel)]
 
 
-def _quantized(x: Floats, activations: Activations) -> tuple[npt.NDArray[np.float64], Array, Array, npt.NDArray[np.bool_]]:
+def _quantized(
+    x: Floats, activations: Activations
+) -> tuple[npt.NDArray[np.float64], Array, Array, npt.NDArray[np.bool_]]:
     """Each sample [c, ...] of x as one vector: numbers to sum, scale or exponent, zero point, finite."""
     flat = x.reshape(len(x), int(np.prod(x.shape[1:], dtype=np.int64)))
     if activations == "u8":
@@ -205,7 +215,10 @@ def _with_bias(y: Floats, bias: Floats | None) -> Floats:
 def _checked(inputs: Sequence[Array | None], spec: LayerSpec, channels: int) -> Floats:
     x, rank = _first(inputs, _where(spec)), len(spec.weights[0].shape)
     if x.ndim != rank or x.shape[1] != channels or 0 in x.shape[2:]:
-        raise InputError(f"X has the shape {list(x.shape)}; it should have {rank} dimensions and {channels} channels", where=_where(spec))
+        raise InputError(
+            f"X has the shape {list(x.shape)}; it should have {rank} dimensions and {channels} channels",
+            where=_where(spec),
+        )
     return x
 
 
@@ -224,7 +237,10 @@ def _conv(spec: LayerSpec) -> Run:
                 pad = g.share(max(0, (-(-n // g.strides[axis]) - 1) * g.strides[axis] + g.spans[axis] - n))
             room = n + sum(pad) - g.spans[axis]
             if room < 0:
-                raise InputError(f"can't take X of shape {list(x.shape)}: the kernel is larger than the padded input", where=_where(spec))
+                raise InputError(
+                    f"can't take X of shape {list(x.shape)}: the kernel is larger than the padded input",
+                    where=_where(spec),
+                )
             pads.append(pad)
             sizes.append(room // g.strides[axis] + 1)
         each = zero.reshape(-1, *(1,) * (x.ndim - 1)).astype(np.float64)
@@ -261,7 +277,9 @@ def _conv_transpose(spec: LayerSpec) -> Run:
                 begin, _ = g.share(max(0, reach - target))
                 size = target
             if size < 1:
-                raise InputError(f"can't take X of shape {list(x.shape)}: the output would be empty", where=_where(spec))
+                raise InputError(
+                    f"can't take X of shape {list(x.shape)}: the output would be empty", where=_where(spec)
+                )
             full.append(max(reach, begin + size))
             begins.append(begin)
             sizes.append(size)
@@ -305,14 +323,18 @@ class _Recurrent:
     def clipped(self, g: Floats) -> Floats:
         return np.clip(g, -self.clip, self.clip) if self.clip > 0 else g
 
-    def step(self, d: int, x: Floats, h: Floats, c: Floats, bias: Floats, peephole: Floats | None) -> tuple[Floats, Floats]:
+    def step(
+        self, d: int, x: Floats, h: Floats, c: Floats, bias: Floats, peephole: Floats | None
+    ) -> tuple[Floats, Floats]:
         """One step of all sequences that still run: x [batch, input], h and c [batch, hidden], bias [2 * gates * hidden]."""
         raise NotImplementedError
 
     def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
         x = _first(inputs, self.where)
         if x.ndim != 3 or x.shape[2] != self.inner:
-            raise InputError(f"X has the shape {list(x.shape)}; it should be [steps, batch, {self.inner}]", where=self.where)
+            raise InputError(
+                f"X has the shape {list(x.shape)}; it should be [steps, batch, {self.inner}]", where=self.where
+            )
         x = x.swapaxes(0, 1) if self.layout else x
         time, batch, d, n = x.shape[0], x.shape[1], self.directions, self.hidden
         state = (batch, d, n) if self.layout else (d, batch, n)
@@ -329,11 +351,16 @@ class _Recurrent:
                     break
                 at = lengths[live] - 1 - step if self.reverse[k] else np.full(live.size, step)
                 with np.errstate(all="ignore"):
-                    h[k, live], c[k, live] = self.step(k, x[at, live], h[k, live], c[k, live], held, None if peephole is None else peephole[k])
+                    h[k, live], c[k, live] = self.step(
+                        k, x[at, live], h[k, live], c[k, live], held, None if peephole is None else peephole[k]
+                    )
                 y[at, k, live] = h[k, live]
         outputs = [y.transpose(2, 0, 1, 3), h.swapaxes(0, 1), c.swapaxes(0, 1)] if self.layout else [y, h, c]
         wanted = [*self.spec.outputs, False, False, False]
-        return [np.ascontiguousarray(o) if w else None for o, w in zip(outputs[: 3 if self.gates == 4 else 2], wanted, strict=False)]
+        return [
+            np.ascontiguousarray(o) if w else None
+            for o, w in zip(outputs[: 3 if self.gates == 4 else 2], wanted, strict=False)
+        ]
 
     def _state(self, inputs: Sequence[Array | None], slot: int, name: str, shape: tuple[int, ...]) -> Floats:
         given = _optional(inputs, slot, name, shape, self.where) if slot < 4 or self.gates == 4 else None
@@ -346,16 +373,22 @@ class _Recurrent:
         if lengths is None:
             return np.full(batch, time, np.int64)
         if lengths.dtype != np.int32 or lengths.shape != (batch,):
-            raise InputError(f"sequence_lens is {lengths.dtype} {list(lengths.shape)} instead of int32 [{batch}]", where=self.where)
+            raise InputError(
+                f"sequence_lens is {lengths.dtype} {list(lengths.shape)} instead of int32 [{batch}]", where=self.where
+            )
         if lengths.size and (lengths.min() < 0 or lengths.max() > time):
-            raise InputError(f"sequence_lens has {lengths.min()} to {lengths.max()}, X has {time} steps", where=self.where)
+            raise InputError(
+                f"sequence_lens has {lengths.min()} to {lengths.max()}, X has {time} steps", where=self.where
+            )
         return lengths.astype(np.int64)
 
 
 class _Lstm(_Recurrent):
     gates = 4
 
-    def step(self, d: int, x: Floats, h: Floats, c: Floats, bias: Floats, peephole: Floats | None) -> tuple[Floats, Floats]:
+    def step(
+        self, d: int, x: Floats, h: Floats, c: Floats, bias: Floats, peephole: Floats | None
+    ) -> tuple[Floats, Floats]:
         n, (w, r) = self.hidden, self.matrices[d]
         g = (w(x) + r(h)) + (bias[: 4 * n] + bias[4 * n :])
         gi, go, gf, gc = (g[:, k * n : (k + 1) * n] for k in range(4))
@@ -372,7 +405,9 @@ class _Lstm(_Recurrent):
 class _Gru(_Recurrent):
     gates = 3
 
-    def step(self, d: int, x: Floats, h: Floats, c: Floats, bias: Floats, peephole: Floats | None) -> tuple[Floats, Floats]:
+    def step(
+        self, d: int, x: Floats, h: Floats, c: Floats, bias: Floats, peephole: Floats | None
+    ) -> tuple[Floats, Floats]:
         n, (w, r) = self.hidden, self.matrices[d]
         wx, wb, rb = w(x), bias[: 3 * n], bias[3 * n :]
         g = (wx[:, : 2 * n] + r.rows(0, 2 * n)(h)) + (wb[: 2 * n] + rb[: 2 * n])

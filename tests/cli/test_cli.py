@@ -19,11 +19,19 @@ REPOSITORY = Path(__file__).parents[2]
 LENET = REPOSITORY / "models" / "lenet-300-100.onnx"
 
 
-def call(*arguments: str | Path, code: int = 0, program: str = "eie", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def call(
+    *arguments: str | Path, code: int = 0, program: str = "eie", cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     entry = {"eie": "main", "optimize": "optimize_main"}[program]
     script = f"import sys; sys.argv[0] = {program!r}; from eie.compiler.cli.main import {entry}; {entry}()"
-    done = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, cwd=cwd,
-                          env={**os.environ, "COLUMNS": "160"}, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "160"},
+        check=False,
+    )
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     return done
@@ -56,7 +64,18 @@ def test_optimize_json_is_the_contract(lenet: tuple[Path, dict[str, Any]]) -> No
     assert 0 < found["weight_bytes_after"] < found["weight_bytes_before"]
     assert [layer["name"] for layer in found["layers"]] == ["ip1", "ip2", "ip3"]
     for layer in found["layers"]:
-        assert {"name", "op", "shape", "kept", "bits", "bytes_before", "bytes_after", "kernel", "why", "error"} <= layer.keys()
+        assert {
+            "name",
+            "op",
+            "shape",
+            "kept",
+            "bits",
+            "bytes_before",
+            "bytes_after",
+            "kernel",
+            "why",
+            "error",
+        } <= layer.keys()
         assert sum(layer["bytes"].values()) == layer["bytes_after"]
         assert 0 < layer["kept"] <= 1
         assert 1 <= layer["bits"] <= 8
@@ -90,7 +109,9 @@ def test_the_saved_recipe_gives_the_same_artifact(tmp_path: Path, lenet: tuple[P
 
 
 def test_passes_from_the_command_line(tmp_path: Path) -> None:
-    done = call("optimize", LENET, "-o", tmp_path / "a.eie.onnx", "-p", "sparsify{density=0.1},cluster{bits=4},encode", "--json")
+    done = call(
+        "optimize", LENET, "-o", tmp_path / "a.eie.onnx", "-p", "sparsify{density=0.1},cluster{bits=4},encode", "--json"
+    )
     for layer in json.loads(done.stdout)["layers"]:
         assert layer["kept"] == pytest.approx(0.1, abs=0.002)
         assert layer["bits"] <= 4
@@ -98,7 +119,9 @@ def test_passes_from_the_command_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["cpu", "ort", "reference"])
 @pytest.mark.parametrize("activations", ["f32", "i16", "u8"])
-def test_run_and_evaluate(tmp_path: Path, lenet: tuple[Path, dict[str, Any]], digits: Path, backend: str, activations: str) -> None:
+def test_run_and_evaluate(
+    tmp_path: Path, lenet: tuple[Path, dict[str, Any]], digits: Path, backend: str, activations: str
+) -> None:
     out = tmp_path / "y.npz"
     call("run", lenet[0], "--input", digits, "--output", out, "--backend", backend, "--activations", activations)
     x, original = np.load(digits)["x"], onnxruntime.InferenceSession(str(LENET))
@@ -125,7 +148,11 @@ def test_optimize_with_labels_reports_accuracy(tmp_path: Path, digits: Path) -> 
 
 
 def test_layers_and_inspect(lenet: tuple[Path, dict[str, Any]]) -> None:
-    assert [row["name"] for row in json.loads(call("layers", LENET, "--json").stdout)["layers"]] == ["ip1", "ip2", "ip3"]
+    assert [row["name"] for row in json.loads(call("layers", LENET, "--json").stdout)["layers"]] == [
+        "ip1",
+        "ip2",
+        "ip3",
+    ]
     assert "ip2" in call("layers", LENET).stdout
     found = json.loads(call("inspect", lenet[0], "--json").stdout)
     assert found["file_bytes"] == lenet[0].stat().st_size
@@ -146,10 +173,13 @@ def test_help_names_every_command() -> None:
 
 
 def tiny(path: Path, weight: np.ndarray[Any, Any]) -> Path:
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"], name="fc")], "g",
-                              [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", weight.shape[0]])],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", weight.shape[1]])],
-                              [numpy_helper.from_array(weight.astype(np.float32), "w")])
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="fc")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", weight.shape[0]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", weight.shape[1]])],
+        [numpy_helper.from_array(weight.astype(np.float32), "w")],
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
     return path
 
@@ -231,12 +261,16 @@ def test_outputs_that_cannot_be_written(tmp_path: Path, digits: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full to fill up")
 def test_a_disk_that_fills(tmp_path: Path) -> None:
-    script = ("import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-              "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)); sys.argv[0] = 'eie';"
-              "from eie.compiler.cli.main import main; main()")
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)); sys.argv[0] = 'eie';"
+        "from eie.compiler.cli.main import main; main()"
+    )
     old = tmp_path / "a.eie.onnx"
     old.write_bytes(b"what was there before")
-    done = subprocess.run([sys.executable, "-B", "-c", script, "optimize", LENET, "-o", old], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", script, "optimize", LENET, "-o", old], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert "a.eie.onnx" in done.stderr.replace("\n", "")
@@ -246,10 +280,12 @@ def test_a_disk_that_fills(tmp_path: Path) -> None:
 
 def test_wrong_inputs_to_run(tmp_path: Path, lenet: tuple[Path, dict[str, Any]]) -> None:
     path = tmp_path / "x.npz"
-    for arrays, says in (({"X": np.zeros((1, 1, 28, 28), np.float32)}, "'x'"),
-                         ({"x": np.zeros((1, 784), np.float32)}, "x"),
-                         ({"x": np.zeros((1, 1, 28, 27), np.float32)}, "x"),
-                         ({"x": np.zeros((1, 1, 28, 28), np.int64)}, "x")):
+    for arrays, says in (
+        ({"X": np.zeros((1, 1, 28, 28), np.float32)}, "'x'"),
+        ({"x": np.zeros((1, 784), np.float32)}, "x"),
+        ({"x": np.zeros((1, 1, 28, 27), np.float32)}, "x"),
+        ({"x": np.zeros((1, 1, 28, 28), np.int64)}, "x"),
+    ):
         np.savez(path, **arrays)
         for backend in ("cpu", "ort"):
             refused("run", lenet[0], "--input", path, "--output", tmp_path / "y.npz", "--backend", backend, says=says)
