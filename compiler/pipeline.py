@@ -35,6 +35,7 @@ Array = npt.NDArray[Any]
 Source = str | Path | onnx.ModelProto
 
 _ATTEMPTS = 6    # searches under an ever tighter layer budget before layers are given back
+_TOLERATED_DB = 5.0  # a smaller miss, at the finest codebooks, is reported; for a larger one layers are given back
 _MOST_DB = 60.0  # a layer's SQNR beyond which 8-bit codebooks do not reach anyway
 
 
@@ -181,24 +182,27 @@ class _Run:
         began = time.perf_counter()
         self.progress.stage("search", len(chosen))
         planner = Planner(chosen, probes, self.recipe)
-        target = budget.layer_sqnr_db
+        target, best, reached = budget.layer_sqnr_db, {}, float("-inf")
         for attempt in range(_ATTEMPTS):
             if attempt:
                 self.progress.stage(f"search again at {target:.0f} dB", len(chosen))
             choices = planner.plan(target, self.progress.step)
-            found = judge.try_out(model, chosen, choices, self.recipe)
-            short = budget.model_sqnr_db - found.sqnr_db
+            found = judge.try_out(model, chosen, choices, self.recipe).sqnr_db
+            if not best or found > reached:
+                best, reached = choices, found
+            short = budget.model_sqnr_db - found
             if short <= 0 or target >= _MOST_DB:
                 break
             target = min(_MOST_DB, target + max(1.5, short if np.isfinite(short) else 6.0))
-        given_back = self._give_back(model, chosen, choices, judge) if short > 0 else []
+        choices, short = best, budget.model_sqnr_db - reached
+        given_back = self._give_back(model, chosen, choices, judge) if short > _TOLERATED_DB else []
         self.recipe = self.recipe.with_rules(
             Rule(match=la.name, skip=True) if la.name in given_back else choices[la.name].rule(la) for la in chosen)
         self.steps.append(Step("search", time.perf_counter() - began, None))
         for name in given_back:
             self._refused[name] = f"with it compressed, the model would miss {budget.model_sqnr_db:g} dB"
         if not given_back:
-            return None
+            return f"the whole model keeps {reached:.1f} of {budget.model_sqnr_db:g} dB at the finest codebooks" if short > 0 else None
         return (f"to keep {budget.model_sqnr_db:g} dB on the whole model, {len(given_back)} layers were left alone: "
                 + ", ".join(given_back[:3]) + ", ..." * (len(given_back) > 3))
 

@@ -37,8 +37,8 @@ class Budget:
         seed: of the generator that makes sample input when no data is given.
     """
 
-    layer_sqnr_db: float = 28.0
-    model_sqnr_db: float = 22.0
+    layer_sqnr_db: float = 30.0
+    model_sqnr_db: float = 25.0
     samples: int = 16
     seed: int = 0
 

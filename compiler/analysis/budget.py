@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from ..passes.cluster import fit_codebook
+from ..passes.cluster import MOST, fit_codebook
 from ..passes.sparsify import Sparsify, largest
 from ..recipe import Recipe, Rule
 from .fidelity import decibels
@@ -26,7 +26,7 @@ Array = npt.NDArray[np.float32]
 
 BITS = range(2, 9)
 DENSITIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.17, 0.14, 0.12, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.02)
-_BINS = 4096       # distinct values the search clusters; the pass itself clusters all of them
+_BINS = 4096  # distinct values clustered for each density and number of bits; the passes, and what is tried out, take all
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class _Scale:
     def _measure(self, density: float, bits: int) -> Choice:
         matrix = self.probe.matrix
         kept = largest(self.magnitude, max(1, round(density * self.magnitude.size))).reshape(matrix.shape)
-        shared, codes = _shared(matrix, kept, bits)
+        shared, codes = _shared(matrix, kept, bits, _BINS)
         share = codes.size / matrix.size
         places = _entropy(np.array([codes.size, matrix.size - codes.size]))
         size = self.probe.size * (places + share * _entropy(np.bincount(codes))) / 8 + 3 * 2**bits + 40
@@ -154,23 +154,23 @@ class _Scale:
 
 
 def approximate(weight: Array, choice: Choice, prune: Sparsify) -> Array:
-    """The weight a choice leads to, but for the rounding of the search's bins; shape as ``weight``.
+    """The weight a choice leads to; shape as ``weight``.
 
     Args:
         prune: the pass as the recipe has it for the layer; its density is the choice's.
     """
     if choice.exact or weight.size == 0:
         return weight
-    return _shared(weight, replace(prune, density=choice.density).mask(weight), choice.bits)[0]
+    return _shared(weight, replace(prune, density=choice.density).mask(weight), choice.bits, MOST)[0]
 
 
-def _shared(weight: Array, mask: npt.NDArray[np.bool_], bits: int) -> tuple[Array, npt.NDArray[np.integer]]:
+def _shared(weight: Array, mask: npt.NDArray[np.bool_], bits: int, bins: int) -> tuple[Array, npt.NDArray[np.integer]]:
     """The weights in ``mask`` shared among 2^bits - 1 centroids, the rest zero; and the codes of those kept."""
     kept = mask & (weight != 0)
     values, shared = weight[kept], np.zeros_like(weight)
     if not values.size:
         return shared, np.zeros(0, np.int64)
-    centroids = fit_codebook(values, bits, bins=_BINS)
+    centroids = fit_codebook(values, bits, bins=bins)
     codes = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, values)
     shared[kept] = centroids[codes]
     return shared, codes

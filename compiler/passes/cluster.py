@@ -22,7 +22,7 @@ from .sparsify import relative_error
 
 Array = npt.NDArray[Any]
 
-_MOST = 1 << 20  # distinct values that are clustered one by one; of more, equal shares are merged into their means first
+MOST = 1 << 20  # distinct values that are clustered one by one; of more, equal shares are merged into their means first
 _ITERATIONS = 300
 
 
@@ -68,7 +68,7 @@ class Cluster(Pass):
         return Weight(codes, np.concatenate([np.zeros(1, np.float32), centroids.astype(np.float32)]), pattern)
 
 
-def fit_codebook(values: Array, bits: int, *, init: str = "optimal", seed: int = 0, bins: int = _MOST) -> Array:
+def fit_codebook(values: Array, bits: int, *, init: str = "optimal", seed: int = 0, bins: int = MOST) -> Array:
     """At most 2^bits - 1 centroids for non-zero values, ascending, float32, none of them zero.
 
     Args:
