@@ -3,7 +3,6 @@
  * name for equal when it plans memory, and one without a name for -1.
  *
  * Nothing here may fail a model that runs: where something is odd the output is left unknown, and the kernel says why. */
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -25,9 +24,12 @@ static bool worked(const OrtApi *api, OrtStatus *status) {
 
 /* A name no other dimension has, in this process or in a model an earlier one saved. */
 static void set_unknown(shape *s, size_t i) {
-    static atomic_ullong counter;
+    static eie_lock counting = EIE_LOCK_INITIAL;
+    static unsigned long long counter;
     static char here;
-    unsigned long long number = atomic_fetch_add(&counter, 1);
+    eie_lock_take(&counting);
+    unsigned long long number = counter++;
+    eie_lock_give(&counting);
     unsigned long long process = (unsigned long long)(uintptr_t)&here ^ (unsigned long long)time(NULL) * 0x9e3779b97f4a7c15ull;
     snprintf(s->fresh[i], sizeof s->fresh[i], "unk__eie_%llx_%llu", process, number);
     s->dims[i] = -1;
