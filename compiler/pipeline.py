@@ -201,7 +201,8 @@ class _Run:
         began = time.perf_counter()
         self.progress.stage("search", len(chosen))
         planner = Planner(chosen, probes, self.recipe)
-        target, best, reached = budget.layer_sqnr_db, {}, float("-inf")
+        target, reached = budget.layer_sqnr_db, float("-inf")
+        best: dict[str, Choice] = {}
         for attempt in range(_ATTEMPTS):
             if attempt:
                 self.progress.stage(f"search again at {target:.0f} dB", len(chosen))
@@ -289,7 +290,7 @@ class _Run:
 def _size_of(source: Source, model: Model) -> int:
     """Bytes on disk, external data included."""
     if isinstance(source, onnx.ModelProto):
-        return source.ByteSize()
+        return int(source.ByteSize())
     mapped = sum(
         c.nbytes for graph in model.graph.graphs() for c in graph.constants.values() if isinstance(c.content, np.memmap)
     )

@@ -158,7 +158,8 @@ class Recipe:
 
     def options(self, layer: Named, step: Pass) -> Pass | None:
         """``step`` with the options that hold for ``layer``; None where the layer is left alone."""
-        skip, changed = False, {}
+        skip = False
+        changed: dict[str, Any] = {}
         for rule in self.rules:
             if rule.covers(layer.name, layer.op):
                 skip = skip if rule.skip is None else rule.skip

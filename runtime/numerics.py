@@ -32,7 +32,7 @@ def quantize_u8(x: Floats) -> tuple[npt.NDArray[np.uint8], Floats, npt.NDArray[n
         q uint8 [..., n]; scale float32 [...]; zero int32 [...]; finite bool [...]: False where a vector holds a NaN or an
         infinity, or its range overflows. All outputs of such a vector are NaN, and its q, scale and zero mean nothing.
     """
-    finite = np.isfinite(x).all(-1)
+    finite = np.asarray(np.isfinite(x).all(-1))
     held = np.where(finite[..., None], x, _F(0))
     lo, hi = held.min(-1, initial=_F(0)), held.max(-1, initial=_F(0))
     scale = (hi - lo) / _F(255)
@@ -55,7 +55,7 @@ def quantize_i16(x: Floats) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int32
     Returns:
         q int16 [..., n], exponent int32 [...], finite bool [...] as in ``quantize_u8``.
     """
-    finite = np.isfinite(x).all(-1)
+    finite = np.asarray(np.isfinite(x).all(-1))
     held = np.where(finite[..., None], x, _F(0))
     exponent = _exponent(np.abs(held).max(-1, initial=_F(0)), 15)
     q = np.clip(np.rint(np.ldexp(held, exponent[..., None])), -32767, 32767)
@@ -110,7 +110,8 @@ def exp(x: Floats) -> Floats:
     for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
         p = p * r + _F(c)
     known = np.nan_to_num(n).astype(np.int32)
-    return np.ldexp((p * (r * r) + r) + _F(1), known)
+    y: Floats = np.ldexp((p * (r * r) + r) + _F(1), known)
+    return y
 
 
 @np.errstate(all="ignore")

@@ -111,8 +111,11 @@ def _patches(layer: Layer, x: Array, count: int, rng: np.random.Generator) -> Ar
     rows = []
     for flat in rng.integers(0, x.shape[0] * int(np.prod(places)), min(count, x.shape[0] * int(np.prod(places)))):
         item, *place = np.unravel_index(flat, (x.shape[0], *places))
-        window = tuple(
-            slice(int(p) * s, int(p) * s + r, d) for p, s, r, d in zip(place, strides, reach, dilations, strict=True)
+        each = zip(place, strides, reach, dilations, strict=True)
+        window: tuple[Any, ...] = (
+            int(item),
+            slice(None),
+            *(slice(int(p) * s, int(p) * s + r, d) for p, s, r, d in each),
         )
-        rows.append(padded[(int(item), slice(None), *window)].reshape(groups, -1))
+        rows.append(padded[window].reshape(groups, -1))
     return np.stack(rows, axis=1)

@@ -62,7 +62,7 @@ class Runner:
         """
         try:
             return list(self.session.run(self.names, feeds))
-        except (*_ort_errors(), ValueError) as error:
+        except _refusals() as error:
             raise ModelError(f"the model does not run on this input: {_first_line(error)}") from error
 
 
@@ -90,6 +90,10 @@ def _ort_errors() -> tuple[type[Exception], ...]:
         state.NotImplemented,
         state.RuntimeException,
     )
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    return (ValueError, *_ort_errors())
 
 
 def _first_line(error: Exception) -> str:

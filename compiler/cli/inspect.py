@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from rich.table import Table
 
@@ -19,7 +20,7 @@ NAME = "inspect"
 def command(model: ModelPath, json: Json = False) -> None:
     """Show the compressed weights of an artifact: shape, density, bits, codecs, and what each byte is for."""
     proto = load_model(model)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for payload in payloads(proto):
         info = inspect(payload.content)
         weight = decode(payload.content, where=payload.name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from rich.table import Table
 
@@ -21,7 +23,7 @@ def command(model: ModelPath, json: Json = False) -> None:
     verify(graph)
     Canonicalize().run(graph)
     layers, alone = find_layers(graph)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for layer in layers:
         weight = layer.array()
         rows.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
@@ -36,6 +36,6 @@ def command(
     values = session.run(names, {k: v for k, v in feeds.items() if k in known or k != "label"})
     arrays = {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
     with write_beside(output) as stream:
-        np.savez(stream, **arrays)
+        np.savez(stream, **cast(Any, arrays))
     for name, array in arrays.items():
         console(stderr=True).print(f"{name}: {array.dtype} {list(array.shape)}", highlight=False, markup=False)

@@ -88,7 +88,7 @@ class Constant:
 
 
 def _bits_of(data_type: int) -> int:
-    small = {onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4, onnx.TensorProto.FLOAT4E2M1: 4}
+    small: dict[int, int] = {onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4, onnx.TensorProto.FLOAT4E2M1: 4}
     if data_type in small:
         return small[data_type]
     if data_type == onnx.TensorProto.STRING:

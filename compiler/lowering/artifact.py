@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 
 from eie.runtime.backends.base import Activations
-from eie.runtime.format import encode
+from eie.runtime.format import CodecName, encode
 from eie.runtime.weight import Weight
 
 from ..analysis.layers import Layer
@@ -68,7 +68,7 @@ def lower(
     layers: Sequence[Layer],
     activations: Activations,
     *,
-    codec: str = "auto",
+    codec: CodecName = "auto",
     index_bits: int | None = None,
     progress: Callable[[str], None] = lambda name: None,
 ) -> Lowered:

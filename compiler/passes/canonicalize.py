@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -168,7 +168,7 @@ def _evaluate(node: Node, values: dict[str, Array], opset: int) -> Array | None:
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     try:
         with np.errstate(all="ignore"):
-            return np.asarray(ReferenceEvaluator(model).run(None, values)[0])
+            return np.asarray(cast(list[Any], ReferenceEvaluator(model).run(None, values))[0])
     except (TypeError, ValueError, IndexError, KeyError, AttributeError, RuntimeError, NotImplementedError):
         return None  # it stays an operator, and ONNX Runtime says what is wrong with it, if anything
 

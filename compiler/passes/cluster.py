@@ -100,7 +100,7 @@ def fit_codebook(values: Array, bits: int, *, init: str = "optimal", seed: int =
         else _lloyd(distinct, weights, _start(distinct, weights, k, init, seed))
     )
     found = np.unique(centroids.astype(np.float32))
-    return found[found != 0]
+    return np.asarray(found[found != 0])
 
 
 def nearest(centroids: Array, values: Array) -> Array:

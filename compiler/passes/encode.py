@@ -6,14 +6,14 @@ The pass itself changes nothing: it makes sure that there is something to store,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, cast
+
+from eie.runtime.format import CODECS, CodecName
 
 from ..analysis.layers import find_layers
 from ..errors import UserError
 from ..ir.graph import Model
 from .base import LedgerEntry, Pass, PassResult, Select, every, option
-
-Codec = Literal["auto", "raw", "huffman", "context"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Encode(Pass):
     name: ClassVar[str] = "encode"
     requires: ClassVar[frozenset[str]] = frozenset({"shared"})
 
-    codec: str = option("auto", "auto tries all and keeps the smallest", choices=("auto", "raw", "huffman", "context"))
+    codec: str = option("auto", "auto tries all and keeps the smallest", choices=CODECS)
     index_bits: int = option(0, "bits of a gap in the relative index, 2 to 8; 0: what is smallest", low=0, high=8)
 
     def __post_init__(self) -> None:
@@ -33,8 +33,8 @@ class Encode(Pass):
             raise UserError("the context codec has no relative index: leave index_bits out", where="encode")
 
     @property
-    def chosen(self) -> Codec:
-        return cast(Codec, self.codec)
+    def chosen(self) -> CodecName:
+        return cast(CodecName, self.codec)
 
     def run(self, model: Model, select: Select = every) -> PassResult:
         entries = []

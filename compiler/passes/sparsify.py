@@ -95,7 +95,7 @@ class Sparsify(Pass):
         if magnitude.size == 0:
             return np.ones(weight.shape, np.bool_)
         if self.threshold > 0:
-            return magnitude >= self.threshold * weight.std()
+            return np.asarray(magnitude >= self.threshold * weight.std())
         two = self._n_of_m()
         if two is not None:
             return _groups(magnitude, two[1], two[0])

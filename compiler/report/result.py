@@ -177,7 +177,8 @@ class Result:
                 "after": self.accuracy.after,
                 "samples": self.accuracy.samples,
             }
-        return _finite(found)
+        finite: dict[str, Any] = _finite(found)
+        return finite
 
 
 def _finite(value: Any) -> Any:

@@ -43,7 +43,7 @@ def isa() -> str:
 
 def isas() -> list[str]:
     """Those this build holds and this machine can run, best first."""
-    found = []
+    found: list[str] = []
     while (name := lib.eie_isa_available(len(found))) != ffi.NULL:
         found.append(ffi.string(name).decode())
     return found

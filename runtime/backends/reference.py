@@ -247,12 +247,13 @@ def _conv(spec: LayerSpec) -> Run:
         padded = np.pad(q - each, [(0, 0), (0, 0), *pads]) + each  # padding is the activation zero
         sums = np.zeros((len(x), out, *sizes))
         for tap in itertools.product(*map(range, g.kernel)):
-            window = tuple(slice(t * d, t * d + (n - 1) * s + 1, s)
+            window: tuple[Any, ...] = tuple(slice(t * d, t * d + (n - 1) * s + 1, s)
                            for t, d, n, s in zip(tap, g.dilations, sizes, g.strides, strict=True))  # fmt: skip
             for group in range(g.group):
                 rows = slice(group * (out // g.group), (group + 1) * (out // g.group))
+                here: tuple[Any, ...] = (rows, slice(None), *tap)
                 part = padded[(slice(None), slice(group * inner, (group + 1) * inner), *window)]
-                sums[:, rows] += np.einsum("oc,nc...->no...", kernel.values[(rows, slice(None), *tap)], part)
+                sums[:, rows] += np.einsum("oc,nc...->no...", kernel.values[here], part)
         corrections = kernel.values.reshape(out, -1).sum(1).reshape(1, out, *(1,) * len(sizes))
         return [_with_bias(kernel.finish(sums, corrections, scale, zero, finite), bias)]
 
@@ -285,12 +286,13 @@ def _conv_transpose(spec: LayerSpec) -> Run:
             sizes.append(size)
         sums, ones = np.zeros((len(x), out, *full)), np.zeros((1, out, *full))
         for tap in itertools.product(*map(range, g.kernel)):
-            window = tuple(slice(t * d, t * d + (n - 1) * s + 1, s)
+            window: tuple[Any, ...] = tuple(slice(t * d, t * d + (n - 1) * s + 1, s)
                            for t, d, n, s in zip(tap, g.dilations, x.shape[2:], g.strides, strict=True))  # fmt: skip
             for group in range(g.group):
                 rows = slice(group * (out // g.group), (group + 1) * (out // g.group))
                 channels = slice(group * (inner // g.group), (group + 1) * (inner // g.group))
-                values = kernel.values[(channels, slice(None), *tap)]
+                here: tuple[Any, ...] = (channels, slice(None), *tap)
+                values = kernel.values[here]
                 sums[(slice(None), rows, *window)] += np.einsum("co,nc...->no...", values, q[:, channels])
                 ones[(slice(None), rows, *window)] += values.sum(0).reshape(1, -1, *(1,) * len(sizes))
         cut = (slice(None), slice(None), *(slice(b, b + n) for b, n in zip(begins, sizes, strict=True)))

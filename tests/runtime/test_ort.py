@@ -136,8 +136,8 @@ CASES: dict[str, Case] = {
         {"x": floats(0, 4, 3, 4)},
     ),
     "lstm": case(
-        'g (float[T,N,3] x, int32[N] s, float[2,N,4] h, float[2,N,4] c) '
-        '=> (float[T,2,N,4] y, float[2,N,4] yh, float[2,N,4] yc) { y, yh, yc = '
+        "g (float[T,N,3] x, int32[N] s, float[2,N,4] h, float[2,N,4] c) "
+        "=> (float[T,2,N,4] y, float[2,N,4] yh, float[2,N,4] yc) { y, yh, yc = "
         'ai.eie.LSTM<hidden_size=4, direction="bidirectional">(x, w, r, b, s, h, c, p) }',
         {"w": weight(2, 16, 3), "r": weight(2, 16, 4), "b": floats(2, 32), "p": floats(2, 12)},
         {"x": floats(5, 3, 3), "s": np.array([5, 1, 3], np.int32), **RNN_STATE},
@@ -150,7 +150,7 @@ CASES: dict[str, Case] = {
         {"x": floats(1, 1, 3), "c": floats(1, 1, 4)},
     ),
     "gru": case(
-        'g (float[T,N,3] x, float[1,N,4] h) => (float[T,1,N,4] y, float[1,N,4] yh) { y, yh = '
+        "g (float[T,N,3] x, float[1,N,4] h) => (float[T,1,N,4] y, float[1,N,4] yh) { y, yh = "
         'ai.eie.GRU<hidden_size=4, direction="reverse", linear_before_reset=1>(x, w, r, b, , h) }',
         {"w": weight(1, 12, 3), "r": weight(1, 12, 4), "b": floats(1, 24)},
         {"x": floats(5, 3, 3), "h": floats(1, 3, 4)},
