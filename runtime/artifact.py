@@ -82,7 +82,7 @@ def load_model(source: Source) -> onnx.ModelProto:
         FormatError: an artifact newer than this library.
     """
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     where = describe(source)
     try:
