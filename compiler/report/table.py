@@ -12,13 +12,14 @@ from rich.text import Text
 from ..analysis.layers import LeftAlone
 from .result import KINDS, LayerRow, Result
 
-_NARROW = 110  # columns below which the bytes by kind are left out of the table
+_OTHERS = 130  # columns that everything but the layer's name takes
+_NARROW = 150  # columns below which the bytes by kind are left out of the table
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console as wide as the terminal; 140 columns where the output goes elsewhere."""
+    """A console as wide as the terminal; 160 columns where the output goes elsewhere."""
     plain = Console(stderr=stderr)
-    return plain if plain.is_terminal else Console(stderr=stderr, width=140)
+    return plain if plain.is_terminal else Console(stderr=stderr, width=160)
 
 
 def size(count: float) -> str:
@@ -26,13 +27,8 @@ def size(count: float) -> str:
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             value = count / scale
-            return (
-                f"{value:.0f} {unit}"
-                if value >= 100
-                else f"{value:.1f} {unit}"
-                if value >= 10
-                else f"{value:.2f} {unit}"
-            )
+            digits = 0 if value >= 100 else 1 if value >= 10 else 2
+            return f"{value:.{digits}f} {unit}"
     return f"{count:.0f} B"
 
 
@@ -41,14 +37,14 @@ def decibels(value: float) -> str:
     return "equal" if math.isinf(value) and value > 0 else f"{value:.1f} dB"
 
 
-def layer_table(rows: Sequence[LayerRow], width: int) -> Table:
-    """A row a compressed weight, totals below."""
+def layer_table(rows: Sequence[LayerRow], width: int, *, full: bool = False) -> Table:
+    """A row a compressed weight, totals below; long names are cut short unless ``full``."""
     table = Table(box=None, pad_edge=False, show_footer=bool(rows), header_style="bold", footer_style="bold")
     before, after = sum(r.bytes_before for r in rows), sum(r.bytes_after for r in rows)
     weights = sum(math.prod(r.shape) for r in rows)
     kept = sum(r.kept * math.prod(r.shape) for r in rows) / max(1, weights)
     wide = width >= _NARROW
-    table.add_column("layer", footer=f"{len(rows)} weight{'s' * (len(rows) != 1)}", overflow="fold", max_width=36)
+    table.add_column("layer", footer=f"{len(rows)} weight{'s' * (len(rows) != 1)}", overflow="fold", min_width=24)
     table.add_column("operator")
     table.add_column("shape", no_wrap=True)
     table.add_column("kept", justify="right", footer=f"{kept:.0%}")
@@ -62,11 +58,11 @@ def layer_table(rows: Sequence[LayerRow], width: int) -> Table:
                 kind, justify="right", style="dim", no_wrap=True, footer=size(sum(r.bytes_by_kind[kind] for r in rows))
             )
     table.add_column("error", justify="right")
-    table.add_column("kernel", overflow="fold")
+    table.add_column("runs", no_wrap=True)
     for row in rows:
         kinds = [size(row.bytes_by_kind[kind]) if row.bytes_by_kind[kind] else "" for kind in KINDS] if wide else []
         table.add_row(
-            row.name,
+            row.name if full else elided(row.name, max(24, min(36, width - (_OTHERS if wide else 76)))),
             row.op,
             "x".join(map(str, row.shape)),
             f"{row.kept:.0%}",
@@ -76,9 +72,22 @@ def layer_table(rows: Sequence[LayerRow], width: int) -> Table:
             f"{row.bytes_before / max(1, row.bytes_after):.1f}x",
             *kinds,
             f"{row.error:.1%}" if row.error else "0",
-            row.verdict.kernel,
+            _runs(row),
         )
     return table
+
+
+def _runs(row: LayerRow) -> str:
+    """How a layer will run, and the speed-up expected of it over the other way."""
+    way = "dense" if row.verdict.dense else "packed"
+    return f"{way} {row.verdict.speedup:.1f}x" if row.verdict.speedup else way
+
+
+def elided(name: str, most: int = 36) -> str:
+    """A name that exporters made too long for a table: of several joined by semicolons the first, of that the end.
+    `eie layers` and -v have all of it."""
+    first = name.split(";")[0]
+    return first if len(first) <= most else f"...{first[len(first) - most + 3 :]}"
 
 
 def left_alone(items: Sequence[LeftAlone], *, every: bool) -> RenderableType | None:
@@ -91,7 +100,7 @@ def left_alone(items: Sequence[LeftAlone], *, every: bool) -> RenderableType | N
     lines = []
     for why, group in sorted(reasons.items(), key=lambda pair: -sum(i.bytes for i in pair[1])):
         shown = group if every else group[:3]
-        names = ", ".join(f"{i.name} ({i.op})" for i in shown) + (
+        names = ", ".join(f"{i.name if every else elided(i.name)} ({i.op})" for i in shown) + (
             f" and {len(group) - len(shown)} more" if len(group) > len(shown) else ""
         )
         lines.append(Text.assemble(("  " + names, "dim"), f": {why}; {size(sum(i.bytes for i in group))}"))
@@ -109,7 +118,7 @@ def reasons(rows: Sequence[LayerRow], *, every: bool) -> RenderableType | None:
         Text.assemble(
             ("  " + (row.name if every else row.verdict.kernel), "dim"),
             f": {row.verdict.why}",
-            "" if every else (f" ({row.name})", "dim"),
+            "" if every else (f" ({elided(row.name)})", "dim"),
         )
         for row in shown.values()
     ]
@@ -119,7 +128,9 @@ def reasons(rows: Sequence[LayerRow], *, every: bool) -> RenderableType | None:
 def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[RenderableType]:
     """The whole answer of ``optimize``: table, what was left alone, totals, and how right it still is."""
     if result.layers:
-        yield layer_table(result.layers, width)
+        yield layer_table(result.layers, width, full=verbose)
+        if width < _NARROW:
+            yield "of these: " + ", ".join(f"{size(sum(r.bytes_by_kind[k] for r in result.layers))} {k}" for k in KINDS)
         yield ""
         chosen = reasons(result.layers, every=verbose)
         if chosen:

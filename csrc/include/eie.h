@@ -117,6 +117,7 @@ const char *eie_layer_kernel(const eie_layer *layer);
 /* What should run a layer here, and why: sparse from the packed form, or dense, decoded once at load. */
 typedef struct {
     int32_t dense;     /* 1: the dense operator is expected to be faster on this machine */
+    float speedup;     /* expected, of the one that runs over the other; 0: there is no other */
     char kernel[64];
     char why[160];
 } eie_verdict;

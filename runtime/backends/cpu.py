@@ -29,11 +29,13 @@ class Verdict:
         dense: the dense operator, on the weight decoded once at load, is expected to be faster.
         kernel: name of the kernel, or ``dense``.
         why: one sentence.
+        speedup: how many times faster it is expected to be than the other way; 0 where there is no other.
     """
 
     dense: bool
     kernel: str
     why: str
+    speedup: float = 0.0
 
 
 def isa() -> str:
@@ -68,7 +70,9 @@ def verdict_of(op: str, attributes: Mapping[str, Any], weight: Weight, activatio
         return Verdict(False, "gather_f32_code256_scalar", "only the rows asked for are decoded")
     else:
         return Verdict(True, "dense", "decoded once at load: no compressed form of its reader")
-    return Verdict(bool(verdict.dense), ffi.string(verdict.kernel).decode(), ffi.string(verdict.why).decode())
+    return Verdict(
+        bool(verdict.dense), ffi.string(verdict.kernel).decode(), ffi.string(verdict.why).decode(), verdict.speedup
+    )
 
 
 def _gemm_kernel(weight: Weight) -> Any:
