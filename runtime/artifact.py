@@ -60,7 +60,7 @@ OPERATORS: dict[str, Operator] = {
     "LSTM": Operator((1, 2), (3, 8), 3, {**_CELL, "input_forget": "int"}),
     "GRU": Operator((1, 2), (3, 6), 2, {**_CELL, "linear_before_reset": "int"}),
     "Gather": Operator((0,), (2, 2), 1, {}, computes=False),
-    "Decode": Operator((0,), (1, 1), 1, {"to": "int", "transpose": "int", "shape": "ints"}, computes=False),
+    "Decode": Operator((0,), (1, 1), 1, {"transpose": "int", "shape": "ints"}, computes=False),
 }
 
 
@@ -511,8 +511,6 @@ def _misfit(spec: LayerSpec) -> str | None:
 
 
 def _decode_misfit(spec: LayerSpec) -> str | None:
-    import onnx
-
     shape, size = spec.weights[0].shape, spec.weights[0].size
     target = spec.attributes.get("shape")
     if spec.attributes.get("transpose", 0) not in (0, 1):
@@ -521,10 +519,6 @@ def _decode_misfit(spec: LayerSpec) -> str | None:
         return f"a weight of shape {list(shape)} can't be transposed as a matrix"
     if target is not None and (any(d < 0 for d in target) or math.prod(target) != size):
         return f"its weight of shape {list(shape)} can't take the shape {target}"
-    kind = spec.attributes.get("to", 1)
-    t = onnx.TensorProto
-    if kind not in (t.FLOAT, t.FLOAT16, t.DOUBLE, t.BFLOAT16):
-        return f"to is {kind}, which is no floating-point type it decodes to"
     return None
 
 

@@ -248,8 +248,7 @@ class Executor:
 
         content = _decoded(spec)
         name = op.node.output[0]
-        size = content.nbytes if isinstance(content, np.ndarray) else len(content.raw_data)
-        self.layers.append(LayerReport(spec.name, spec.op, "dense", "decoded once at load", size))
+        self.layers.append(LayerReport(spec.name, spec.op, "dense", "decoded once at load", content.nbytes))
         if block.scope.parent is None:
             block.scope.constants[name] = Constant(name, content, self._tensors)
             return []
@@ -279,7 +278,7 @@ class Executor:
         self.layers.append(LayerReport(spec.name, spec.op, "dense", why, weight.nbytes))
         return [Op(n) for n in nodes]
 
-    def _hoist(self, stem: str, content: np.ndarray[Any, Any] | onnx.TensorProto) -> str:
+    def _hoist(self, stem: str, content: np.ndarray[Any, Any]) -> str:
         """Make a tensor a constant of the model's own graph, which every body sees; gives its name."""
         name = self._fresh(stem)
         self._constants[name] = Constant(name, content, self._tensors)
@@ -475,20 +474,11 @@ def _undefined(name: str, reader: str) -> NoReturn:
                      hint="The model is damaged or incomplete")  # fmt: skip
 
 
-def _decoded(spec: LayerSpec) -> np.ndarray[Any, Any] | onnx.TensorProto:
-    """What a Decode node gives: an array, or a TensorProto for the type that numpy lacks."""
-    import onnx
-
+def _decoded(spec: LayerSpec) -> np.ndarray[Any, Any]:
+    """What a Decode node gives."""
     dense = spec.weights[0].dense()
     dense = dense.T if spec.attributes.get("transpose", 0) else dense
-    dense = np.ascontiguousarray(dense).reshape(spec.attributes.get("shape", dense.shape))
-    kind = spec.attributes.get("to", onnx.TensorProto.FLOAT)
-    if kind == onnx.TensorProto.BFLOAT16:  # the upper half of a float32, rounded to nearest even
-        bits = dense.view(np.uint32)
-        rounded = ((bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
-        return onnx.TensorProto(data_type=kind, dims=dense.shape, raw_data=rounded.tobytes())
-    with np.errstate(over="ignore"):
-        return dense.astype(onnx.helper.tensor_dtype_to_np_dtype(kind), copy=False)
+    return np.ascontiguousarray(dense).reshape(spec.attributes.get("shape", dense.shape))
 
 
 def _layer_shape(op: str, weights: Sequence[tuple[int, ...]],

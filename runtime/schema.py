@@ -29,7 +29,6 @@ _INPUTS: dict[str, tuple[str, ...]] = {
     "Decode": ("payload",),
 }
 _OUTPUTS: dict[str, tuple[str, ...]] = {"LSTM": ("Y", "Y_h", "Y_c"), "GRU": ("Y", "Y_h"), "Decode": ("W",)}
-_DECODED = ["tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bfloat16)"]
 
 
 @functools.cache
@@ -61,14 +60,11 @@ def _schema(op: str, operator: Operator) -> Any:
         for i, n in enumerate(_INPUTS[op])
     ]  # fmt: skip
     outputs = [
-        OpSchema.FormalParameter(n, "T" if op == "Decode" else _FLOAT,
-                                 param_option=option.Optional if operator.outputs > 1 else option.Single)
+        OpSchema.FormalParameter(n, _FLOAT, param_option=option.Optional if operator.outputs > 1 else option.Single)
         for n in _OUTPUTS.get(op, ("Y",))
     ]  # fmt: skip
     known = {**operator.attributes, **({"activations": "string"} if operator.computes else {})}
-    constraints = [("T", _DECODED, "what a weight is decoded to")] if op == "Decode" else []
-    if op == "Gather":
-        constraints = [("I", ["tensor(int64)", "tensor(int32)"], "indices")]
+    constraints = [("I", ["tensor(int64)", "tensor(int32)"], "indices")] if op == "Gather" else []
     return OpSchema(op, DOMAIN, VERSION, f"{op} of a compressed weight; docs/format.md", inputs=inputs, outputs=outputs,
                     type_constraints=constraints,
                     attributes=[OpSchema.Attribute(n, kinds[k], required=False) for n, k in known.items()])  # fmt: skip
@@ -89,9 +85,8 @@ def _infer(op: str, context: Any) -> None:
 
     attributes = {name: _value(context.get_attribute(name)) for name in OPERATORS[op].attributes}
     shapes = _RULES[op](context, {n: v for n, v in attributes.items() if v is not None})
-    kind = attributes.get("to") or onnx.TensorProto.FLOAT
     for i, shape in enumerate(shapes[: context.get_num_outputs()]):
-        context.set_output_type(i, onnx.helper.make_tensor_type_proto(int(kind), shape))
+        context.set_output_type(i, onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, shape))
 
 
 def _value(attribute: Any) -> Any:

@@ -129,6 +129,7 @@ class _Lowering:
             {} if activations == "f32" else {"activations": onnx.helper.make_attribute("activations", activations)}
         )
         self._dense: dict[Graph, str] = {}
+        self._made: dict[Graph, Node] = {}
 
     def run(self, layer: Layer) -> Node:
         """Rewrites all readers; gives the node that stands for ``layer`` in reports."""
@@ -219,7 +220,10 @@ class _Lowering:
     def _convolution(self, graph: Graph, node: Node) -> Node | None:
         if not 1 <= len(self.weight.shape) - 2 <= 3:
             return None
-        attributes = {k: v for k, v in node.attributes.items() if k != "kernel_shape"}
+        attributes = dict(
+            node.attributes
+        )  # ONNX Runtime shows payloads to no shape inference: the kernel's shape is said
+        attributes["kernel_shape"] = onnx.helper.make_attribute("kernel_shape", list(self.weight.shape[2:]))
         return self._replace(graph, node, node.op, list(node.inputs), attributes)
 
     def _recurrent(self, graph: Graph, node: Node) -> Node | None:
@@ -302,23 +306,24 @@ class _Lowering:
         if graph not in self._dense:
             dense = graph.fresh(f"{self.constant.name}.dense")
             decode = Node("Decode", [self.constant.name], [dense], DOMAIN, dense)
-            other = self.constant.data_type != onnx.TensorProto.FLOAT
-            if other:
-                decode.set("to", self.constant.data_type)
             shape = self.weight.shape[::-1] if self.constant.transposed else self.weight.shape
             if self.constant.transposed:
                 decode.set("transpose", 1)
-            if other or shape != self.constant.dims:
+            if shape != self.constant.dims:
                 decode.set("shape", list(self.constant.dims))
             graph.add(decode, before=node)
+            if self.constant.data_type != onnx.TensorProto.FLOAT:
+                dense = graph.fresh(f"{self.constant.name}.cast")
+                cast = Node("Cast", list(decode.outputs), [dense], name=dense)
+                cast.set("to", self.constant.data_type)
+                graph.add(cast, before=node)
+            self._made[graph] = decode
             self._dense[graph] = dense
         dense = self._dense[graph]
         for slot, tensor in enumerate(node.inputs):
             if tensor == self.constant.name:
                 graph.set_input(node, slot, dense)
-        found = graph.producer(dense)
-        assert found is not None
-        return found
+        return self._made[graph]
 
     @property
     def _dtype(self) -> npt.DTypeLike:

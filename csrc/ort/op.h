@@ -51,7 +51,6 @@ typedef struct {
     size_t rank;
     bool given; /* shape and rank are */
     bool transpose;
-    OrtElementType to;
 } eie_decode_attributes;
 
 typedef struct {

@@ -5,7 +5,7 @@
 
 #include "ort/op.h"
 
-#define EIE_OPS 10
+#define EIE_OPS 7
 #define EIE_VARIANTS 4 /* as the nodes say, and each activation format in its place */
 
 /* Before, ONNX Runtime dereferences a null pointer when a node with an inference function leaves an input out by an empty
@@ -90,15 +90,10 @@ static void fill(eie_op *op, const eie_op *from, const OrtApiBase *base, size_t 
     ort->KernelDestroy = eie_kernel_destroy;
 }
 
-/* Decode is there once for each type it writes, the first being what ONNX Runtime takes when the model does not say. */
 static void fill_all(eie_op *made, const OrtApiBase *base, size_t variant) {
-    const eie_op *plain[] = {&eie_op_gemm, &eie_op_conv, &eie_op_conv_transpose, &eie_op_lstm, &eie_op_gru, &eie_op_gather};
-    const OrtElementType types[] = {ORT_FLOAT, ORT_FLOAT16, ORT_DOUBLE, ORT_BFLOAT16};
-    for (size_t i = 0; i < 6; i++) fill(&made[i], plain[i], base, variant);
-    for (size_t i = 0; i < 4; i++) {
-        fill(&made[6 + i], &eie_op_decode, base, variant);
-        made[6 + i].output_type = types[i];
-    }
+    const eie_op *all[EIE_OPS] = {&eie_op_gemm, &eie_op_conv,   &eie_op_conv_transpose, &eie_op_lstm,
+                                  &eie_op_gru,  &eie_op_gather, &eie_op_decode};
+    for (size_t i = 0; i < EIE_OPS; i++) fill(&made[i], all[i], base, variant);
 }
 
 static OrtStatus *make_domain(const OrtApi *api, const OrtApiBase *base, size_t variant, OrtCustomOpDomain **domain) {

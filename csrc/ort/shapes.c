@@ -167,6 +167,6 @@ OrtStatus *ORT_CALL eie_infer_decode(const OrtCustomOp *op, OrtShapeInferContext
     }
     if (!given) return NULL;
     for (size_t i = 0; i < y.rank; i++) set_dim(&y, i, y.dims[i]);
-    write_shape(api, context, 0, (OrtElementType)read_int(api, context, "to", ORT_FLOAT), &y);
+    write_shape(api, context, 0, ORT_FLOAT, &y);
     return NULL;
 }
