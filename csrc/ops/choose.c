@@ -41,6 +41,8 @@ static double padding(double density, double block) {
 static void decide(double kept, double sparse, double dense, const eie_kernel *kernel, eie_format format, eie_verdict *v) {
     static const char *names[] = {"f32", "i16", "u8"};
     v->dense = format == EIE_F32 && dense < sparse;
+    v->packed_ns = sparse;
+    v->dense_ns = dense;
     v->speedup = format != EIE_F32 || sparse <= 0 ? 0 : (float)(v->dense ? sparse / dense : dense / sparse);
     snprintf(v->kernel, sizeof v->kernel, "%s", v->dense ? "dense" : kernel->name);
     if (format != EIE_F32) {

@@ -18,6 +18,7 @@ from .base import Activations, Array, LayerSpec, Run, as_float32
 _FORMATS: dict[str, int] = {"f32": lib.EIE_F32, "i16": lib.EIE_I16, "u8": lib.EIE_U8}
 _AUTO_PAD = {"NOTSET": lib.EIE_PAD_EXPLICIT, "SAME_UPPER": lib.EIE_PAD_SAME_UPPER, "SAME_LOWER": lib.EIE_PAD_SAME_LOWER,
              "VALID": lib.EIE_PAD_VALID}  # fmt: skip
+_STEP_NS = 25_000  # what it costs to leave ONNX Runtime for one layer and come back: Python, two cffi calls, views
 _DIRECTIONS = {"forward": lib.EIE_FORWARD, "reverse": lib.EIE_REVERSE, "bidirectional": lib.EIE_BIDIRECTIONAL}
 
 
@@ -66,6 +67,10 @@ def verdict_of(op: str, attributes: Mapping[str, Any], weight: Weight, activatio
         if op != "Gemm" and verdict.dense:
             kernel = ffi.string(_gemm_kernel(rows)).decode()
             return Verdict(False, kernel, "recurrent layers run from the packed form at any density")
+        saved = verdict.dense_ns - verdict.packed_ns
+        if op == "Gemm" and activations == "f32" and 0 <= saved < _STEP_NS:
+            why = f"too small: the packed form would save {saved / 1000:.0f} us, and its own step costs {_STEP_NS / 1000:.0f} us"
+            return Verdict(True, "dense", why)
     elif op == "Gather":
         return Verdict(False, "gather_f32_code256_scalar", "only the rows asked for are decoded")
     else:
