@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,7 +55,7 @@ class Session:
             path = os.fspath(path)
         self._where = describe(path)
         model = load_model(path)
-        self._inputs = {i.name: i for i in model.graph.input}
+        self._inputs = {i.name: _Expected.of(i) for i in model.graph.input}
         self._optional = {t.name for t in model.graph.initializer}
         self._fixed: set[str] = set()
         self._executor: Executor | None = None
@@ -171,10 +172,10 @@ class Session:
         if missing:
             raise InputError(f"has no value for {', '.join(map(repr, missing))}", where="feeds",
                              hint=f"The model takes {', '.join(map(repr, needed))}")  # fmt: skip
-        checked = {name: _fitting(name, value, self._inputs[name].type) for name, value in feeds.items()}
+        checked = {name: _fitting(self._inputs[name], value) for name, value in feeds.items()}
         if self._executor is not None:  # bfloat16 and its like travel as float32 there
             for name, value in checked.items():
-                if isinstance(value, np.ndarray) and valueinfo.numpy_type(self._inputs[name].type) is None:
+                if isinstance(value, np.ndarray) and self._inputs[name].dtype is None:
                     checked[name] = value.astype(np.float32)
         return checked
 
@@ -194,15 +195,40 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     return f"Did you mean {folded[near[0]]!r}?" if near else f"There are {', '.join(map(repr, names)) or 'none'}"
 
 
-def _fitting(name: str, value: Any, kind: onnx.TypeProto) -> Any:
+@dataclass(frozen=True)
+class _Expected:
+    """What an input takes, read once.
+
+    Attributes:
+        name: of the input.
+        type: as ONNX Runtime spells it.
+        tensor, sequence: what kind of value it is; neither: a map or an optional.
+        dtype: of the array; None where numpy has no such type, or it is no tensor.
+        shape: None for an unknown rank; a dimension is a number, a name or None.
+    """
+
+    name: str
+    type: str
+    tensor: bool
+    sequence: bool
+    dtype: np.dtype[Any] | None
+    shape: Sequence[int | str | None] | None
+
+    @classmethod
+    def of(cls, info: onnx.ValueInfoProto) -> _Expected:
+        kind = info.type
+        tensor = kind.HasField("tensor_type")
+        return cls(info.name, valueinfo.type_string(kind), tensor, kind.HasField("sequence_type"),
+                   valueinfo.numpy_type(kind) if tensor else None, valueinfo.shape_of(kind) if tensor else None)  # fmt: skip
+
+
+def _fitting(kind: _Expected, value: Any) -> Any:
     """A fed value, checked against the input's declared type: what ONNX Runtime can't take is an error here."""
-    where = f"input {name!r}"
-    expected = valueinfo.type_string(kind)
-    if not kind.HasField("tensor_type"):
-        if kind.HasField("sequence_type") and not isinstance(value, (list, tuple)):
+    where, expected, dtype, shape = f"input {kind.name!r}", kind.type, kind.dtype, kind.shape
+    if not kind.tensor:
+        if kind.sequence and not isinstance(value, (list, tuple)):
             raise InputError(f"expected {expected}, a list of arrays, got {type(value).__name__}", where=where)
         return list(value) if isinstance(value, tuple) else value
-    dtype = valueinfo.numpy_type(kind)
     if dtype is None:
         return value
     if hasattr(value, "numpy") and not isinstance(value, np.ndarray):  # an OrtValue, a torch tensor on the CPU
@@ -215,7 +241,6 @@ def _fitting(name: str, value: Any, kind: onnx.TypeProto) -> Any:
     if value.dtype != dtype and not (strings and value.dtype.kind in "UST"):
         hint = None if strings or value.dtype.kind in "USO" else f"Convert it with .astype(np.{dtype})"
         raise InputError(f"expected {expected}, got an array of {value.dtype}", where=where, hint=hint)
-    shape = valueinfo.shape_of(kind)
     if shape is not None and (
         len(shape) != value.ndim or any(isinstance(d, int) and d != n for d, n in zip(shape, value.shape, strict=True))
     ):
