@@ -44,6 +44,7 @@ sanitize: ## the C self-tests under AddressSanitizer and UBSan
 bench: $(VENV)/.tested ## kernels beside ONNX Runtime
 	$(BIN)/python benchmarks/gemm.py
 	$(BIN)/python benchmarks/conv.py
+	$(BIN)/python benchmarks/models.py $(MODEL)
 
 dist: $(VENV)/.tested ## sdist and wheel
 	$(BIN)/python -m build
