@@ -11,12 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx.inliner import inline_local_functions
 
 from eie.runtime.backends.base import Activations
 
 from .analysis.budget import Choice, Planner
 from .analysis.capture import capture
-from .analysis.fidelity import Fidelity
+from .analysis.fidelity import INLINE_LIMIT, Fidelity
 from .analysis.judge import Judge
 from .analysis.layers import Layer, LeftAlone, find_layers
 from .analysis.probe import Probe
@@ -24,6 +25,7 @@ from .errors import ModelError, PromiseError, UserError
 from .ir.graph import Model
 from .ir.reader import read
 from .ir.verifier import verify
+from .ir.writer import to_proto
 from .lowering.artifact import DOMAIN, Lowered, lower
 from .passes.base import LedgerEntry, Pass
 from .passes.canonicalize import Canonicalize
@@ -148,6 +150,11 @@ class _Run:
         self.progress.stage("read", 0)
         model = read(source)
         verify(model)
+        if model.extra.functions and sum(c.nbytes for c in model.graph.constants.values()) < INLINE_LIMIT:
+            # weights inside of functions are seen only where these are called
+            path, model = model.path, read(inline_local_functions(to_proto(model)))
+            model.path = path
+            verify(model)
         if DOMAIN in model.graph.opsets:
             raise ModelError("this is an artifact already", where=model.path, hint="Give the model it was made from.")
         return model

@@ -150,11 +150,7 @@ class _Lowering:
     def _compressed(self, graph: Graph, node: Node) -> Node | None:
         """The ``ai.eie`` node that takes ``node``'s place, or None where there is none."""
         if node.domain == DOMAIN:  # the other weight of a recurrent layer was lowered first
-            return (
-                node
-                if self.constant.name in (node.inputs[1], node.inputs[2]) and node.op in _RECURRENT_DEFAULTS
-                else None
-            )
+            return node if node.op in _RECURRENT_DEFAULTS and self.constant.name in node.inputs[1:3] else None
         if (
             node.domain not in ("", "ai.onnx")
             or node.inputs.count(self.constant.name) != 1
@@ -172,6 +168,7 @@ class _Lowering:
             ("GRU", 1): self._recurrent,
             ("GRU", 2): self._recurrent,
             ("Gather", 0): self._gather,
+            ("Transpose", 0): self._transposed,
         }.get((node.op, slot))
         return rewrite(graph, node) if rewrite else None
 
@@ -216,6 +213,21 @@ class _Lowering:
         if not self.constant.transposed or len(self.weight.shape) != 2:
             return None
         return self._replace(graph, node, "Gemm", [node.inputs[0], self.constant.name], {})
+
+    def _transposed(self, graph: Graph, node: Node) -> Node | None:
+        """x W^T by way of a Transpose, as tied embeddings have it: the payload's own orientation."""
+        readers, turned = graph.consumers(node.outputs[0]), node.outputs[0]
+        if len(self.weight.shape) != 2 or self.constant.transposed or node.get("perm", [1, 0]) != [1, 0]:
+            return None
+        if (
+            not readers
+            or graph.is_output(turned)
+            or any(r.op != "MatMul" or r.domain or r.inputs[1:] != [turned] for r in readers)
+        ):
+            return None
+        made = [self._replace(graph, r, "Gemm", [r.inputs[0], self.constant.name], {}) for r in readers]
+        graph.remove(node)
+        return made[0]
 
     def _convolution(self, graph: Graph, node: Node) -> Node | None:
         if not 1 <= len(self.weight.shape) - 2 <= 3:

@@ -133,6 +133,10 @@ def _expression(model: Model, graph: Graph, node: Node) -> bool:
         return False
     if node.op == "DequantizeLinear" and not _feeds_weight(graph, node.outputs[0]):
         return False  # integers are smaller; only a weight gains from being seen as numbers
+    if node.op == "Transpose" and given[0].nbytes > _GROWTH and _shared(graph, node.inputs[0]):
+        return (
+            False  # one table, read both ways (tied embeddings): the lowering knows that form, a copy would double it
+        )
     value = _evaluate(node, {c.name: c.array() for c in given}, model.graph.opsets.get("", 1))
     if (
         value is None
@@ -143,6 +147,13 @@ def _expression(model: Model, graph: Graph, node: Node) -> bool:
     graph.remove(node)
     graph.constants[node.outputs[0]] = Constant(node.outputs[0], np.ascontiguousarray(value))
     return True
+
+
+def _shared(graph: Graph, constant: str) -> bool:
+    owner: Graph | None = graph
+    while owner is not None and constant not in owner.constants:
+        owner = owner.parent
+    return owner is not None and len(owner.consumers(constant)) > 1
 
 
 def _feeds_weight(graph: Graph, tensor: str) -> bool:
