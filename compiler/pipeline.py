@@ -14,6 +14,7 @@ import onnx
 from onnx.inliner import inline_local_functions
 
 from eie.runtime.backends.base import Activations
+from eie.runtime.operators import DOMAIN
 
 from .analysis.budget import Choice, Planner
 from .analysis.capture import capture
@@ -26,7 +27,7 @@ from .ir.graph import Model
 from .ir.reader import read
 from .ir.verifier import verify
 from .ir.writer import to_proto
-from .lowering.artifact import DOMAIN, Lowered, lower
+from .lowering.artifact import Lowered, lower
 from .passes.base import LedgerEntry, Pass
 from .passes.canonicalize import Canonicalize
 from .passes.encode import Encode

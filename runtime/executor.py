@@ -16,23 +16,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from . import controlflow, valueinfo
-from .artifact import (
-    DOMAIN,
-    EieNode,
-    PayloadReader,
-    Tensors,
-    bodies_of,
-    constant_tensor,
-    eie_node,
-    has_layers,
-    label,
-    opset_versions,
-)
+from .artifact import EieNode, PayloadReader, eie_node
 from .backends.base import Activations, Backend, LayerSpec, Run
 from .errors import FormatError, ModelError
+from .modelfile import bodies_of, has_layers, label, opset_versions
+from .operators import DOMAIN
 from .partition import schedule
 from .program import LayerStep, Program, Step
 from .segments import Constant, Segment, Settings
+from .tensors import Tensors, constant_tensor
 
 if TYPE_CHECKING:
     import onnx

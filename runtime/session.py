@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from . import valueinfo
-from .artifact import EieNode, Source, Tensors, describe, eie_nodes, load_model
+from .artifact import EieNode, eie_nodes
 from .backends import registry
 from .backends.base import ACTIVATIONS, Activations
 from .errors import InputError, ModelError, UserError
 from .executor import Executor, LayerReport
+from .modelfile import Source, describe, load_model
 from .segments import inference_session, session_options, translated
+from .tensors import Tensors
 from .valueinfo import NodeArg
 
 if TYPE_CHECKING:

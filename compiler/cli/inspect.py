@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
-from eie.runtime.artifact import load_model, payloads
+from eie.runtime.artifact import payloads
 from eie.runtime.format import decode, inspect
+from eie.runtime.modelfile import load_model
 
 from ..report.result import KINDS
 from ..report.table import console, size

@@ -17,13 +17,12 @@ import onnx
 
 from eie.runtime.backends.base import Activations
 from eie.runtime.format import CodecName, encode
+from eie.runtime.operators import DOMAIN, VERSION
 from eie.runtime.weight import Weight
 
 from ..analysis.layers import Layer
 from ..ir.graph import Constant, Graph, Model, Node
 
-DOMAIN = "ai.eie"
-VERSION = 1
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 _RECURRENT_DEFAULTS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"]}
 Array = npt.NDArray[Any]

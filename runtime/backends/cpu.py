@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -158,7 +159,7 @@ def _conv_params(op: str, attributes: Mapping[str, Any], shape: Sequence[int]) -
     return params
 
 
-class _Layer:
+class _Layer(ABC):
     """A packed layer; calling it runs it."""
 
     def __init__(self, spec: LayerSpec, pool: Any) -> None:
@@ -174,11 +175,11 @@ class _Layer:
         self.kernel = str(ffi.string(lib.eie_layer_kernel(self._layer)).decode())
         self.bytes = int(lib.eie_layer_bytes(self._layer))
 
-    def _create(self, spec: LayerSpec, weights: Sequence[tuple[Any, ...]], made: Any) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def _create(self, spec: LayerSpec, weights: Sequence[tuple[Any, ...]], made: Any) -> int: ...
 
-    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
-        raise NotImplementedError
+    @abstractmethod
+    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]: ...
 
     def check(self, status: int, what: str) -> None:
         if status == lib.EIE_E_MEMORY:

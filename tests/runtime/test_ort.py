@@ -23,9 +23,9 @@ from onnx import helper, numpy_helper, parser
 
 from eie.runtime import Session, Weight, custom_op_library, schema
 from eie.runtime import format as container
-from eie.runtime.artifact import DOMAIN
 from eie.runtime.backends import ort as backend
 from eie.runtime.errors import EieError, FormatError, ModelError, UserError
+from eie.runtime.operators import DOMAIN
 
 STATE = ort.capi.onnxruntime_pybind11_state
 RNG = np.random.default_rng(11)
