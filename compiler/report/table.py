@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -108,12 +109,13 @@ def left_alone(items: Sequence[LeftAlone], *, every: bool) -> RenderableType | N
 
 
 def reasons(rows: Sequence[LayerRow], *, every: bool) -> RenderableType | None:
-    """Why each kernel was chosen: one example a kernel, or every layer."""
+    """Why each kernel was chosen: one example a kernel and reason, or every layer."""
     if not rows:
         return None
     shown: dict[str, LayerRow] = {}
     for row in rows:
-        shown.setdefault(row.name if every else row.verdict.kernel, row)
+        kind = re.sub(r"[\d.]+", "", row.verdict.why)  # the same reason with other numbers
+        shown.setdefault(row.name if every else f"{row.verdict.kernel}: {kind}", row)
     lines = [
         Text.assemble(
             ("  " + (row.name if every else row.verdict.kernel), "dim"),
