@@ -169,7 +169,11 @@ def _graph(graph: Graph, proto: onnx.GraphProto, data: _DataFile | None) -> None
 def _node(node: Node, proto: onnx.NodeProto, data: _DataFile | None) -> None:
     if node.proto is not None:
         proto.CopyFrom(node.proto)
-    proto.op_type, proto.domain, proto.name = node.op, node.domain, node.name
+    proto.op_type = node.op
+    if node.domain:
+        proto.domain = node.domain
+    if node.name:
+        proto.name = node.name
     proto.input.extend(node.inputs)
     proto.output.extend(node.outputs)
     for name, attribute in node.attributes.items():
