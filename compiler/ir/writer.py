@@ -124,14 +124,17 @@ class _DataFile:
         self.stream.write(bytes(-self.stream.tell() % _ALIGNED))
         offset = self.stream.tell()
         content = constant.content
-        if isinstance(content, np.ndarray):
+        if isinstance(content, np.ndarray) and content.nbytes == constant.nbytes:  # 4-bit types are packed when written
             array = np.ascontiguousarray(content)
             for part in np.array_split(
                 array.reshape(-1).view(np.uint8), max(1, array.nbytes >> 26)
             ):  # a mapped tensor stays mapped
                 self.stream.write(part.data)
         else:
-            self.stream.write(_tensor(constant).raw_data)
+            tensor = _tensor(constant)
+            if not tensor.HasField("raw_data"):  # its elements stand in a typed field
+                tensor = numpy_helper.from_array(constant.array(), constant.name)
+            self.stream.write(tensor.raw_data)
         proto.data_location = onnx.TensorProto.EXTERNAL
         for key, value in (("location", self.name), ("offset", offset), ("length", self.stream.tell() - offset)):
             proto.external_data.add(key=key, value=str(value))
