@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,6 +111,7 @@ def find_layers(model: Model) -> tuple[list[Layer], list[LeftAlone]]:
     layers: dict[Constant, Layer] = {}
     refused: dict[Constant, LeftAlone] = {}
     names: dict[str, int] = {}
+    outputs = {o.name for graph in model.graph.graphs() for o in graph.outputs}
     for graph, node in model.graph.walk():
         for slot, constant, transposed in _weights(graph, node):
             if constant in layers:
@@ -119,7 +120,7 @@ def find_layers(model: Model) -> tuple[list[Layer], list[LeftAlone]]:
             if constant in refused:
                 continue
             name = node.label + (f".{'_WR'[slot]}" if node.op in RECURRENT else "")
-            why = _refusal(model, node, slot, constant)
+            why = _refusal(outputs, node, slot, constant)
             if why is not None:
                 refused[constant] = LeftAlone(name, node.op, why, constant.nbytes)
                 continue
@@ -148,8 +149,8 @@ def _weights(graph: Graph, node: Node) -> Iterator[tuple[int, Constant, bool]]:
         yield slot, constant, transposed
 
 
-def _refusal(model: Model, node: Node, slot: int, constant: Constant) -> str | None:
-    if any(graph.is_output(constant.name) for graph in model.graph.graphs()):
+def _refusal(outputs: Set[str], node: Node, slot: int, constant: Constant) -> str | None:
+    if constant.name in outputs:
         return "it is also an output of the graph"
     if constant.elements < FEWEST:
         return f"{constant.elements} elements are too few to gain anything"

@@ -8,6 +8,7 @@ Everything that ONNX knows and no pass needs (documentation, metadata, type anno
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,12 +65,12 @@ class Constant:
 
     @property
     def elements(self) -> int:
-        return int(np.prod(self.dims, dtype=np.int64))
+        return math.prod(self.dims)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tensor as ONNX stores it, uncompressed."""
-        return (self.elements * _bits_of(self.data_type) + 7) // 8
+        return (self.elements * bits_of(self.data_type) + 7) // 8
 
     def array(self) -> Array:
         """The tensor as numpy array, in its own type and orientation (a compressed one decoded)."""
@@ -87,10 +88,29 @@ class Constant:
         self._content, self.transposed = content, transposed
 
 
-def _bits_of(data_type: int) -> int:
-    small: dict[int, int] = {onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4, onnx.TensorProto.FLOAT4E2M1: 4}
-    if data_type in small:
-        return small[data_type]
+_NARROW = {  # types of several elements a byte; which there are depends on the version of onnx
+    onnx.TensorProto.DataType.Value(name): bits
+    for name, bits in {
+        "INT4": 4,
+        "UINT4": 4,
+        "FLOAT4E2M1": 4,
+        "INT2": 2,
+        "UINT2": 2,
+        "FLOAT6E2M3": 6,
+        "FLOAT6E3M2": 6,
+    }.items()
+    if name in onnx.TensorProto.DataType.keys()
+}
+
+
+def bits_of(data_type: int) -> int:
+    """Bits an element takes in a file; 0 for strings.
+
+    Raises:
+        KeyError: ONNX knows no such type.
+    """
+    if data_type in _NARROW:
+        return _NARROW[data_type]
     if data_type == onnx.TensorProto.STRING:
         return 0
     return int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize) * 8
@@ -205,9 +225,9 @@ class Graph:
                     yield from body.walk()
 
     def graphs(self) -> Iterator[Graph]:
-        """This graph and all bodies below it."""
+        """This graph and all bodies below it, in no order that means anything."""
         yield self
-        for node in self.nodes:
+        for node in self.structure:
             for bodies in node.bodies.values():
                 for body in bodies:
                     yield from body.graphs()
@@ -221,6 +241,7 @@ class Graph:
         for graph in top.graphs():
             found.update(i.name for i in graph.inputs)
             found.update(graph.constants)
+            found.update(s.values.name for s in graph.extra.sparse_initializer)
             for node in graph.structure:
                 found.update(node.inputs, node.outputs)
         return found
