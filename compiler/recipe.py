@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from eie.runtime.backends.base import ACTIVATIONS, Activations
 
-from .errors import UserError
+from .errors import UserError, nearest
 from .passes.base import Pass, find_pass, make_pass, parse_pipeline
 
 DEFAULT = "post-training"
@@ -107,11 +107,8 @@ class Recipe:
             return cls.parse(text, str(source))
         path = Path(source)
         if path.suffix != ".toml" and not path.exists():
-            near = difflib.get_close_matches(str(source), presets(), 1)
             raise UserError(
-                "no preset of that name, and no such file",
-                where=str(source),
-                hint=f"Presets: {', '.join(presets())}." + (f" Did you mean {near[0]}?" if near else ""),
+                "no preset of that name, and no such file", where=str(source), hint=nearest(source, presets())
             )
         try:
             text = path.read_text(encoding="utf-8")
@@ -261,12 +258,7 @@ def _rule(data: dict[str, Any], where: str) -> Rule:
 def _only(data: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     for key in data:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            raise UserError(
-                f"unknown key {key!r}",
-                where=where,
-                hint=f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}.",
-            )
+            raise UserError(f"unknown key {key!r}", where=where, hint=nearest(key, known))
 
 
 def _table(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +14,7 @@ from . import valueinfo
 from .artifact import EieNode, eie_nodes
 from .backends import registry
 from .backends.base import ACTIVATIONS, Activations
-from .errors import InputError, ModelError, UserError
+from .errors import InputError, ModelError, UserError, nearest
 from .executor import Executor, LayerReport
 from .modelfile import Source, describe, load_model
 from .segments import inference_session, session_options, translated
@@ -154,7 +153,7 @@ class Session:
         wanted = known if output_names is None or not len(output_names) else list(output_names)
         for name in wanted:
             if name not in known:
-                raise InputError(f"the model has no output {name!r}", where="output_names", hint=_nearest(name, known))
+                raise InputError(f"the model has no output {name!r}", where="output_names", hint=nearest(name, known))
         values = self._checked(feeds)
         if self._executor is not None:
             return self._executor.program.run(values, outputs=tuple(wanted))
@@ -169,7 +168,7 @@ class Session:
         missing = [n for n in needed if n not in feeds]
         for name in feeds:
             if name not in self._inputs or (name in self._fixed and name in self._optional):
-                hint = _nearest(str(name), missing or needed)
+                hint = nearest(name, missing or needed)
                 raise InputError(f"the model has no input {name!r}", where="feeds", hint=hint)
         if missing:
             raise InputError(f"has no value for {', '.join(map(repr, missing))}", where="feeds",
@@ -187,14 +186,7 @@ def _check_options(threads: int, activations: str | None) -> None:
         raise UserError(f"must be a number from 1 to 1024, not {threads!r}", where="threads")
     if activations is not None and activations not in ACTIVATIONS:
         raise UserError(f"must be one of {', '.join(ACTIVATIONS)}, not {activations!r}", where="activations",
-                        hint=_nearest(str(activations), ACTIVATIONS))  # fmt: skip
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    names = list(names)
-    folded = {n.casefold(): n for n in reversed(names)}
-    near = difflib.get_close_matches(name.casefold(), folded, 1, 0.4)
-    return f"Did you mean {folded[near[0]]!r}?" if near else f"There are {', '.join(map(repr, names)) or 'none'}"
+                        hint=nearest(activations, ACTIVATIONS))  # fmt: skip
 
 
 @dataclass(frozen=True)
