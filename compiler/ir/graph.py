@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import networkx as nx
-import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper

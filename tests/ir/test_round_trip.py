@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-import pytest
 from onnx.backend.test import loader
 
 from eie.compiler.ir.printer import to_text
 from eie.compiler.ir.reader import read
 from eie.compiler.ir.verifier import problems
-from eie.compiler.ir.writer import save, to_proto
+from eie.compiler.ir.writer import to_proto
 
 
 def normalized(model: onnx.ModelProto) -> onnx.ModelProto:
