@@ -103,8 +103,9 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
             table.add_row(kind, str(t), f"{base.median / t.median:.2f}", row["expected"][isa] if mine else "",
                           str(row["came_true"][isa]) if mine else "")  # fmt: skip
         console.print(table)
-    hits = [hit for row in rows for hit in row["came_true"].values()]
-    console.print(f"\nexpectations that came true: {sum(hits)} of {len(hits)}")
+    best = isas()[0]  # what is expected of the others is for machines where ONNX Runtime has no more than they
+    hits = [row["came_true"][best] for row in rows]
+    console.print(f"\n{best}: expectations that came true: {sum(hits)} of {len(hits)}")
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ _FORMATS: dict[str, int] = {"f32": lib.EIE_F32, "i16": lib.EIE_I16, "u8": lib.EI
 _AUTO_PAD = {"NOTSET": lib.EIE_PAD_EXPLICIT, "SAME_UPPER": lib.EIE_PAD_SAME_UPPER, "SAME_LOWER": lib.EIE_PAD_SAME_LOWER,
              "VALID": lib.EIE_PAD_VALID}  # fmt: skip
 _STEP_NS = 25_000  # what it costs to leave ONNX Runtime for one layer and come back: Python, two cffi calls, views
+_CONV_GAIN = 1.2  # the same for a convolution, whose size is not known at load: the least speed-up worth it
 _DIRECTIONS = {"forward": lib.EIE_FORWARD, "reverse": lib.EIE_REVERSE, "bidirectional": lib.EIE_BIDIRECTIONAL}
 
 
@@ -62,6 +63,9 @@ def verdict_of(op: str, attributes: Mapping[str, Any], weight: Weight, activatio
         lib.eie_conv_choose(
             held[0], _conv_params(op, attributes, weight.shape), weight.nonzeros, _FORMATS[activations], verdict
         )
+        if activations == "f32" and not verdict.dense and verdict.speedup < _CONV_GAIN:
+            why = f"{weight.density:.0%} kept: {verdict.speedup:.1f} times dense is not worth a step of its own"
+            return Verdict(True, "dense", why, 1 / verdict.speedup)
     elif op in ("Gemm", "LSTM", "GRU"):
         out = math.prod(rows.shape[:-1])
         lib.eie_gemm_choose(out, rows.shape[-1], rows.nonzeros, rows.codebook.size, _FORMATS[activations], verdict)
