@@ -212,7 +212,9 @@ class _External:
                 self._files[path] = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
             raise ModelError(
-                f"can't read its data file {location!r}: {error}", where=where, hint="Keep the data file beside the model."
+                f"can't read its data file {location!r}: {error}",
+                where=where,
+                hint="Keep the data file beside the model.",
             ) from error
         return path.name, self._files[path]
 
