@@ -91,6 +91,8 @@ class Layer:
 
     def array(self) -> npt.NDArray[np.float32]:
         """The weight as float32, of ``shape``; a compressed one decoded."""
+        if self.weight is not None and self.constant.transposed == self.transposed:
+            return self.weight.dense()  # not rounded to the constant's type: payloads hold float32
         dense = np.asarray(self.constant.array(), np.float32)
         return np.ascontiguousarray(dense.T if self.transposed else dense)
 

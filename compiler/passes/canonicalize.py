@@ -153,8 +153,9 @@ def _least_elements(node: Node, given: list[Constant]) -> int:
             return math.prod(np.broadcast_shapes(first.dims, last.dims))
         except ValueError:
             return 0
-    if node.op == "Gather" and first.dims:
-        return first.elements // max(1, *first.dims) * last.elements
+    axis = node.get("axis", 0)
+    if node.op == "Gather" and -len(first.dims) <= axis < len(first.dims):
+        return first.elements // max(1, first.dims[axis]) * last.elements
     return 0
 
 
@@ -285,13 +286,14 @@ def _fold_batch_norm(model: Model) -> bool:
         if node.op == "Gemm" and (node.get("alpha", 1.0) != 1.0 or node.get("beta", 1.0) != 1.0 or bias.ndim > 1):
             continue
         scale, shift, mean, variance = (np.asarray(p, np.float64) for p in parameters)
-        factor = scale / np.sqrt(variance + norm.get("epsilon", 1e-5))
         axis, groups = _output_axis(node)
-        if factor.size != weight.shape[axis] * groups:
+        if scale.size != weight.shape[axis] * groups:
             continue
         dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.constant(node.inputs[1]).data_type)  # type: ignore[union-attr]
-        scaled = _scale_outputs(weight, factor, axis, groups).astype(dtype)
-        moved = ((bias - mean) * factor + shift).astype(dtype)
+        with np.errstate(all="ignore"):  # what is not finite is not folded
+            factor = scale / np.sqrt(variance + norm.get("epsilon", 1e-5))
+            scaled = _scale_outputs(weight, factor, axis, groups).astype(dtype)
+            moved = ((bias - mean) * factor + shift).astype(dtype)
         if not (np.isfinite(scaled.astype(np.float32)).all() and np.isfinite(moved.astype(np.float32)).all()):
             continue
         _set_weight(graph, node, scaled)
