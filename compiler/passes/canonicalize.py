@@ -153,7 +153,7 @@ def _least_elements(node: Node, given: list[Constant]) -> int:
             return math.prod(np.broadcast_shapes(first.dims, last.dims))
         except ValueError:
             return 0
-    axis = node.get("axis", 0)
+    axis = int(node.get("axis", 0))
     if node.op == "Gather" and -len(first.dims) <= axis < len(first.dims):
         return first.elements // max(1, first.dims[axis]) * last.elements
     return 0
@@ -287,7 +287,9 @@ def _fold_batch_norm(model: Model) -> bool:
             continue
         scale, shift, mean, variance = (np.asarray(p, np.float64) for p in parameters)
         axis, groups = _output_axis(node)
-        if scale.size != weight.shape[axis] * groups:
+        channels = weight.shape[axis] * groups if weight.ndim >= 2 else 0
+        fits = all(p.shape == (channels,) for p in (scale, shift, mean, variance)) and bias.size in (1, channels)
+        if not fits or not 1 <= groups <= weight.shape[0] or weight.shape[0] % groups:
             continue
         dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.constant(node.inputs[1]).data_type)  # type: ignore[union-attr]
         with np.errstate(all="ignore"):  # what is not finite is not folded
@@ -345,7 +347,7 @@ def _fold_conv_bias(model: Model) -> bool:
         other = add.inputs[1 - add.inputs.index(node.outputs[0])]
         constant = graph.constant(other)
         axis, groups = _output_axis(node)
-        channels = weight.dims[axis] * groups
+        channels = weight.dims[axis] * groups if len(weight.dims) >= 2 else 0
         if constant is None or constant.data_type != weight.data_type or constant.elements != channels:
             continue
         dims = (1,) * (len(weight.dims) - len(constant.dims)) + constant.dims
