@@ -156,7 +156,8 @@ def _refusal(outputs: Set[str], node: Node, slot: int, constant: Constant) -> st
         return "it is also an output of the graph"
     if constant.elements < FEWEST:
         return f"{constant.elements} elements are too few to gain anything"
-    array = np.asarray(constant.array(), np.float32)
+    with np.errstate(invalid="ignore"):
+        array = np.asarray(constant.array(), np.float32)
     bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     if bad:
         return f"it holds {bad:,} NaN or infinite values"

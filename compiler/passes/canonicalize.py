@@ -73,8 +73,9 @@ class Canonicalize(Pass):
             _share_equal,
         )
         changed = False
-        for step in steps:
-            changed = step(model) or changed
+        with np.errstate(all="ignore"):  # constants may hold anything; what is not finite is not folded
+            for step in steps:
+                changed = step(model) or changed
         if changed:
             _refresh(model.graph)
             model.graph.prune()
@@ -186,8 +187,7 @@ def _evaluate(node: Node, values: dict[str, Array], opset: int) -> Array | None:
     opset = max(opset, _EVALUATED.get(node.op, 1))
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     try:
-        with np.errstate(all="ignore"):
-            return np.asarray(cast(list[Any], ReferenceEvaluator(model).run(None, values))[0])
+        return np.asarray(cast(list[Any], ReferenceEvaluator(model).run(None, values))[0])
     except (TypeError, ValueError, IndexError, KeyError, AttributeError, RuntimeError, NotImplementedError):
         return None  # it stays an operator, and ONNX Runtime says what is wrong with it, if anything
 
@@ -292,10 +292,9 @@ def _fold_batch_norm(model: Model) -> bool:
         if not fits or not 1 <= groups <= weight.shape[0] or weight.shape[0] % groups:
             continue
         dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.constant(node.inputs[1]).data_type)  # type: ignore[union-attr]
-        with np.errstate(all="ignore"):  # what is not finite is not folded
-            factor = scale / np.sqrt(variance + norm.get("epsilon", 1e-5))
-            scaled = _scale_outputs(weight, factor, axis, groups).astype(dtype)
-            moved = ((bias - mean) * factor + shift).astype(dtype)
+        factor = scale / np.sqrt(variance + norm.get("epsilon", 1e-5))
+        scaled = _scale_outputs(weight, factor, axis, groups).astype(dtype)
+        moved = ((bias - mean) * factor + shift).astype(dtype)
         if not (np.isfinite(scaled.astype(np.float32)).all() and np.isfinite(moved.astype(np.float32)).all()):
             continue
         _set_weight(graph, node, scaled)

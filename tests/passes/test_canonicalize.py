@@ -257,7 +257,8 @@ def test_folding_computes_what_onnx_says() -> None:
         proto.graph.node.add(op_type=reader, input=[output, output][: 1 + (reader == "MatMul")], output=["out"])
         proto.graph.output.add(name="out")
         found = read(proto)
-        assert canonicalize._fold_constants(found)
+        with np.errstate(all="ignore"):
+            assert canonicalize._fold_constants(found)
         constant = found.graph.constant(output)
         assert constant is not None, case.name
         wanted = outputs[0]
