@@ -92,7 +92,7 @@ class Judge:
             for layer in layers:
                 prune = recipe.options(layer, plain)
                 assert isinstance(prune, Sparsify)
-                layer.set_array(approximate(layer.array(), choices[layer.name], prune))
+                layer.set_array(approximate(layer.array(), choices[layer.name], prune, layer.op))
             return self.measure(model)
         finally:
             for constant, content, transposed in kept:

@@ -91,6 +91,8 @@ class Layer:
 
     def array(self) -> npt.NDArray[np.float32]:
         """The weight as float32, of ``shape``; a compressed one decoded."""
+        if self.weight is not None and self.constant.transposed == self.transposed:
+            return self.weight.dense()  # not rounded to the constant's type: payloads hold float32
         dense = np.asarray(self.constant.array(), np.float32)
         return np.ascontiguousarray(dense.T if self.transposed else dense)
 
@@ -154,7 +156,8 @@ def _refusal(outputs: Set[str], node: Node, slot: int, constant: Constant) -> st
         return "it is also an output of the graph"
     if constant.elements < FEWEST:
         return f"{constant.elements} elements are too few to gain anything"
-    array = np.asarray(constant.array(), np.float32)
+    with np.errstate(invalid="ignore"):
+        array = np.asarray(constant.array(), np.float32)
     bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     if bad:
         return f"it holds {bad:,} NaN or infinite values"

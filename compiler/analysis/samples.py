@@ -105,13 +105,13 @@ def _sample(
     except KeyError:
         dtype = np.dtype(object)
     if dtype == np.bool_:
-        return rng.integers(0, 2, shape).astype(np.bool_)
+        return np.asarray(rng.integers(0, 2, shape), np.bool_)
     if dtype in (np.uint8, np.int8):
         low, high = (0, 256) if dtype == np.uint8 else (-128, 128)
         field = _field(shape, rng)
-        return (low + (high - low - 1) * field).astype(dtype)
+        return np.asarray(low + (high - low - 1) * field, dtype)
     if np.issubdtype(dtype, np.integer):
-        return _whole_number(info.name, shape, rng, graph).astype(dtype)
+        return np.asarray(_whole_number(info.name, shape, rng, graph), dtype)
     if dtype.hasobject:
         raise UserError(
             f"input {info.name!r} is no tensor of numbers: no sample can be made up for it",

@@ -88,17 +88,10 @@ class Constant:
 
 
 _NARROW = {  # types of several elements a byte; which there are depends on the version of onnx
-    onnx.TensorProto.DataType.Value(name): bits
-    for name, bits in {
-        "INT4": 4,
-        "UINT4": 4,
-        "FLOAT4E2M1": 4,
-        "INT2": 2,
-        "UINT2": 2,
-        "FLOAT6E2M3": 6,
-        "FLOAT6E3M2": 6,
-    }.items()
-    if name in onnx.TensorProto.DataType.keys()
+    value: bits
+    for name, value in onnx.TensorProto.DataType.items()
+    for prefixes, bits in ((("INT4", "UINT4", "FLOAT4"), 4), (("INT2", "UINT2"), 2), (("FLOAT6",), 6))
+    if name.startswith(prefixes)
 }
 
 

@@ -73,8 +73,9 @@ class Canonicalize(Pass):
             _share_equal,
         )
         changed = False
-        for step in steps:
-            changed = step(model) or changed
+        with np.errstate(all="ignore"):  # constants may hold anything; what is not finite is not folded
+            for step in steps:
+                changed = step(model) or changed
         if changed:
             _refresh(model.graph)
             model.graph.prune()
@@ -162,8 +163,9 @@ def _least_elements(node: Node, given: list[Constant]) -> int:
             return math.prod(np.broadcast_shapes(first.dims, last.dims))
         except ValueError:
             return 0
-    if node.op == "Gather" and first.dims:
-        return first.elements // max(1, *first.dims) * last.elements
+    axis = int(node.get("axis", 0))
+    if node.op == "Gather" and -len(first.dims) <= axis < len(first.dims):
+        return first.elements // max(1, first.dims[axis]) * last.elements
     return 0
 
 
@@ -194,8 +196,7 @@ def _evaluate(node: Node, values: dict[str, Array], opset: int) -> Array | None:
     opset = max(opset, _EVALUATED.get(node.op, 1))
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     try:
-        with np.errstate(all="ignore"):
-            return np.asarray(cast(list[Any], ReferenceEvaluator(model).run(None, values))[0])
+        return np.asarray(cast(list[Any], ReferenceEvaluator(model).run(None, values))[0])
     except (TypeError, ValueError, IndexError, KeyError, AttributeError, RuntimeError, NotImplementedError):
         return None  # it stays an operator, and ONNX Runtime says what is wrong with it, if anything
 
@@ -294,11 +295,13 @@ def _fold_batch_norm(model: Model) -> bool:
         if node.op == "Gemm" and (node.get("alpha", 1.0) != 1.0 or node.get("beta", 1.0) != 1.0 or bias.ndim > 1):
             continue
         scale, shift, mean, variance = (np.asarray(p, np.float64) for p in parameters)
-        factor = scale / np.sqrt(variance + norm.get("epsilon", 1e-5))
         axis, groups = _output_axis(node)
-        if factor.size != weight.shape[axis] * groups:
+        channels = weight.shape[axis] * groups if weight.ndim >= 2 else 0
+        fits = all(p.shape == (channels,) for p in (scale, shift, mean, variance)) and bias.size in (1, channels)
+        if not fits or not 1 <= groups <= weight.shape[0] or weight.shape[0] % groups:
             continue
         dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.constant(node.inputs[1]).data_type)  # type: ignore[union-attr]
+        factor = scale / np.sqrt(variance + norm.get("epsilon", 1e-5))
         scaled = _scale_outputs(weight, factor, axis, groups).astype(dtype)
         moved = ((bias - mean) * factor + shift).astype(dtype)
         if not (np.isfinite(scaled.astype(np.float32)).all() and np.isfinite(moved.astype(np.float32)).all()):
@@ -352,7 +355,7 @@ def _fold_conv_bias(model: Model) -> bool:
         other = add.inputs[1 - add.inputs.index(node.outputs[0])]
         constant = graph.constant(other)
         axis, groups = _output_axis(node)
-        channels = weight.dims[axis] * groups
+        channels = weight.dims[axis] * groups if len(weight.dims) >= 2 else 0
         if constant is None or constant.data_type != weight.data_type or constant.elements != channels:
             continue
         dims = (1,) * (len(weight.dims) - len(constant.dims)) + constant.dims

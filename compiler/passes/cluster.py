@@ -100,8 +100,9 @@ def fit_codebook(values: Array, bits: int, *, init: str = "optimal", seed: int =
         if init == "optimal"
         else _lloyd(distinct, weights, _start(distinct, weights, k, init, seed))
     )
-    found = np.unique(centroids.astype(np.float32))
-    return np.asarray(found[found != 0])
+    found = centroids.astype(np.float32)
+    found[found == 0] = np.finfo(np.float32).tiny  # zero itself is code 0's
+    return np.unique(found)
 
 
 def nearest(centroids: Array, values: Array) -> Array:

@@ -402,7 +402,7 @@ class _Lstm(_Recurrent):
         c = f * c + i * numerics.tanh(self.clipped(gc))
         if peephole is not None:
             go = go + peephole[n : 2 * n] * c
-        return numerics.sigmoid(self.clipped(go)) * numerics.tanh(self.clipped(c)), c
+        return numerics.sigmoid(self.clipped(go)) * numerics.tanh(c), c
 
 
 class _Gru(_Recurrent):
