@@ -135,8 +135,8 @@ def _expression(model: Model, graph: Graph, node: Node) -> bool:
         return False
     if node.op == "DequantizeLinear" and not _feeds_weight(graph, node.outputs[0]):
         return False  # integers are smaller; only a weight gains from being seen as numbers
-    if node.op == "Transpose" and given[0].nbytes > _GROWTH and _shared(graph, node.inputs[0]):
-        return False  # one table, read both ways (tied embeddings): the lowering knows that, and a copy would double it
+    if node.op != "DequantizeLinear" and any(c.nbytes > _GROWTH and _shared(graph, c.name) for c in given):
+        return False  # a weight with other readers (tied embeddings, say) would be there twice
     most = math.inf if node.op == "DequantizeLinear" else sum(c.nbytes for c in given) + _GROWTH
     if _least_elements(node, given) > most:  # at least a byte each
         return False

@@ -331,12 +331,12 @@ def test_a_weight_on_both_sides() -> None:
 
 
 def test_a_weight_that_reads_through_two_bodies_and_outside() -> None:
-    text = """(float[N,24] x, bool c) => (float[N,24] y) { a = MatMul(x, w)
-        y = If(c) <then_branch = yes () => (float[N,24] p) { p = MatMul(a, w) },
-                   else_branch = no () => (float[N,24] q) { t = Neg(w) q = MatMul(a, t) }> }"""
+    text = """(float[N,48] x, bool c) => (float[N,48] y) { a = MatMul(x, w)
+        y = If(c) <then_branch = yes () => (float[N,48] p) { p = MatMul(a, w) },
+                   else_branch = no () => (float[N,48] q) { t = Neg(w) q = MatMul(a, t) }> }"""
     for go in (True, False):
-        feeds = {"c": np.array(go), "x": floats(3, 24)}
-        check(Case(text, {"w": weights(24, 24)}, ["Gemm", "Gemm", "Decode"], feeds=feeds))
+        feeds = {"c": np.array(go), "x": floats(3, 48)}
+        check(Case(text, {"w": weights(48, 48)}, ["Gemm", "Gemm", "Decode"], feeds=feeds))
 
 
 # -- bodies ----------------------------------------------------------------------------------------------------------------------------
