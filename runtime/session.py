@@ -98,7 +98,13 @@ class Session:
         self._fixed = {p.name for layer in compressed for p in layer.payloads}
         self._formats = {activations or layer.activations for layer in compressed if layer.operator.computes}
         self._layers = [
-            LayerReport(n.name, n.op, "custom operator", "backend ort runs every compressed layer this way", 0)
+            LayerReport(
+                n.name,
+                n.op,
+                "custom operator",
+                "packed, or dense where that is expected to be faster: decided when the session is made",
+                0,
+            )
             for n in compressed
         ]
 

@@ -289,6 +289,7 @@ static OrtStatus *check_static(const eie_kernel *kernel, const OrtKernelInfo *in
 void ORT_CALL eie_kernel_destroy(void *given) {
     eie_kernel *kernel = given;
     if (kernel == NULL) return;
+    eie_dense_free(kernel);
     eie_layer_free(kernel->layer);
     for (size_t i = 0; i < 2; i++) free(kernel->payloads[i].copy);
     free(kernel->codes);
@@ -307,7 +308,9 @@ OrtStatus *ORT_CALL eie_kernel_create(const OrtCustomOp *op, const OrtApi *api, 
     OrtStatus *status = read_name(kernel, info);
     if (status == NULL && kernel->op->computes) status = eie_attribute_format(kernel, info);
     if (status == NULL && kernel->op->attributes != NULL) status = kernel->op->attributes(kernel, info);
+    kernel->info = info;
     if (status == NULL) status = pack_constants(kernel, info);
+    kernel->info = NULL;
     if (status == NULL && kernel->constant) status = check_static(kernel, info);
     if (status != NULL) {
         eie_kernel_destroy(kernel);

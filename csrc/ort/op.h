@@ -66,11 +66,15 @@ typedef struct {
     uint64_t input; /* from the weight */
 } eie_recurrent_attributes;
 
+typedef struct eie_dense eie_dense;
+
 struct eie_kernel {
     const OrtApi *api;
     const eie_op *op;
+    const OrtKernelInfo *info; /* while the session is made, otherwise NULL */
     char *name;
     eie_format format;
+    eie_dense *dense; /* ONNX Runtime's own operator runs the layer; or NULL */
     union {
         eie_conv_attributes conv;
         eie_recurrent_attributes recurrent;
@@ -140,6 +144,23 @@ OrtStatus *eie_attribute_choice(const eie_kernel *kernel, const OrtKernelInfo *i
 OrtStatus *eie_attribute_ints(const eie_kernel *kernel, const OrtKernelInfo *info, const char *name, int64_t *values,
                               size_t capacity, size_t *count, bool *present);
 OrtStatus *eie_attribute_format(eie_kernel *kernel, const OrtKernelInfo *info);
+
+/* ---- dense.c --------------------------------------------------------------------------------------------------- */
+/* An attribute of ONNX Runtime's operator: `count` numbers, or text where `text` is not NULL. */
+typedef struct {
+    const char *name;
+    const int64_t *numbers;
+    int count;
+    bool single; /* an int, not a list of one */
+    const char *text;
+} eie_dense_attribute;
+/* Lets ONNX Runtime's float32 operator `name` of opset `version` run a layer, on X, `values` [dims] and a bias if there is
+ * one. The kernel takes `values` (malloc) over. Where that can't be, kernel->dense stays NULL: the packed form runs. */
+void eie_dense_create(eie_kernel *kernel, const char *name, int version, const eie_dense_attribute *attributes, size_t count,
+                      float *values, const int64_t *dims, size_t rank, bool takes_bias);
+/* Y, of the shape dims, from input 0, and from input 2 where the operator takes a bias. */
+OrtStatus *eie_dense_run(const eie_kernel *kernel, OrtKernelContext *context, const int64_t *dims, size_t rank);
+void eie_dense_free(eie_kernel *kernel);
 
 /* ---- shapes.c -------------------------------------------------------------------------------------------------- */
 OrtStatus *ORT_CALL eie_infer_gemm(const OrtCustomOp *op, OrtShapeInferContext *context);
