@@ -121,7 +121,7 @@ def split(
             else:
                 take = sliced[i.name]
                 feed[i.name] = (
-                    array[r]
+                    np.asarray(array[r])
                     if take == 0
                     else array[r * wide : (r + 1) * wide]
                     if take == -1

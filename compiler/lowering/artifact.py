@@ -150,11 +150,8 @@ class _Lowering:
     def _compressed(self, graph: Graph, node: Node) -> Node | None:
         """The ``ai.eie`` node that takes ``node``'s place, or None where there is none."""
         if node.domain == DOMAIN:  # the other weight of a recurrent layer was lowered first
-            return (
-                node
-                if self.constant.name in (node.inputs[1], node.inputs[2]) and node.op in _RECURRENT_DEFAULTS
-                else None
-            )
+            other = node.op in _RECURRENT_DEFAULTS and self.constant.name in node.inputs[1:3]
+            return node if other else None
         if (
             node.domain not in ("", "ai.onnx")
             or node.inputs.count(self.constant.name) != 1
@@ -236,8 +233,9 @@ class _Lowering:
             not in ([], _RECURRENT_DEFAULTS[node.op] * directions)
             or "activation_alpha" in node.attributes
             or "activation_beta" in node.attributes
+            or (node.op == "LSTM" and node.get("clip", 0.0))
         ):
-            return None
+            return None  # of clip, ONNX says that it bounds the cell too, and ONNX Runtime does not do so
         attributes = {k: v for k, v in node.attributes.items() if k != "activations"}
         return self._replace(graph, node, node.op, list(node.inputs), attributes)
 
