@@ -57,7 +57,6 @@ def isas() -> list[str]:
 def verdict_of(op: str, attributes: Mapping[str, Any], weight: Weight, activations: Activations) -> Verdict:
     """Sparse or dense for an ``ai.eie`` operator of ``op`` with ``weight`` (docs/decisions/0003)."""
     verdict = ffi.new("eie_verdict *")
-    rows = weight
     if op in ("Conv", "ConvTranspose"):
         held = _weight(weight)
         lib.eie_conv_choose(
@@ -67,13 +66,10 @@ def verdict_of(op: str, attributes: Mapping[str, Any], weight: Weight, activatio
             why = f"{weight.density:.0%} kept: {verdict.speedup:.1f} times dense is not worth a step of its own"
             return Verdict(True, "dense", why, 1 / verdict.speedup)
     elif op in ("Gemm", "LSTM", "GRU"):
-        out = math.prod(rows.shape[:-1])
-        lib.eie_gemm_choose(out, rows.shape[-1], rows.nonzeros, rows.codebook.size, _FORMATS[activations], verdict)
-        if op != "Gemm" and verdict.dense:
-            kernel = ffi.string(_gemm_kernel(rows)).decode()
-            return Verdict(False, kernel, "recurrent layers run from the packed form at any density")
+        out, inner = math.prod(weight.shape[:-1]), weight.shape[-1]
+        lib.eie_gemm_choose(out, inner, weight.nonzeros, weight.codebook.size, _FORMATS[activations], verdict)
         saved = verdict.dense_ns - verdict.packed_ns
-        if op == "Gemm" and activations == "f32" and 0 <= saved < _STEP_NS:
+        if activations == "f32" and 0 <= saved < _STEP_NS:
             why = f"too small: the packed form would save {saved / 1000:.0f} us, and its own step costs {_STEP_NS / 1000:.0f} us"
             return Verdict(True, "dense", why)
     elif op == "Gather":
@@ -83,13 +79,6 @@ def verdict_of(op: str, attributes: Mapping[str, Any], weight: Weight, activatio
     return Verdict(
         bool(verdict.dense), ffi.string(verdict.kernel).decode(), ffi.string(verdict.why).decode(), verdict.speedup
     )
-
-
-def _gemm_kernel(weight: Weight) -> Any:
-    """The kernel's name whatever the density: asked for as if nothing were kept."""
-    verdict = ffi.new("eie_verdict *")
-    lib.eie_gemm_choose(1, 1 << 20, 1, weight.codebook.size, lib.EIE_F32, verdict)
-    return verdict.kernel
 
 
 class CpuBackend:
@@ -125,9 +114,10 @@ class CpuBackend:
 
     def verdict(self, spec: LayerSpec) -> Verdict | None:
         """Sparse or dense for a layer; None where there is no choice."""
-        if spec.op not in ("Gemm", "Conv", "ConvTranspose"):
+        if spec.op == "Gather" or spec.attributes.get("layout", 0):  # ONNX Runtime computes no batch-first recurrence
             return None
-        return verdict_of(spec.op, spec.attributes, spec.weights[0], spec.activations)
+        verdicts = [verdict_of(spec.op, spec.attributes, weight, spec.activations) for weight in spec.weights]
+        return next((v for v in verdicts if not v.dense), verdicts[0])
 
 
 def message(status: int) -> str:
