@@ -193,7 +193,9 @@ class _Run:
     def _note(self, ledger: Sequence[LedgerEntry]) -> None:
         for entry in ledger:
             if entry.reason:
-                self._refused[entry.layer] = entry.reason
+                self._refused.setdefault(
+                    entry.layer, entry.reason
+                )  # the first pass that refused, not what followed from it
 
     def _finish(self, name: str, began: float, model: Model, judge: Judge | None) -> None:
         seconds = time.perf_counter() - began

@@ -57,6 +57,7 @@ class Rule:
         match: shell pattern on the layer's name (``*``, ``?``, ``[...]``); None: any.
         op: ONNX operator type; None: any.
         skip: True leaves the layers alone; False takes that back; None says nothing.
+        optional: True: the rule may match no layer, as in recipes that are meant for many models; otherwise that is an error.
         options: pass name -> option -> value.
     """
 
@@ -64,6 +65,7 @@ class Rule:
     op: str | None = None
     skip: bool | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    optional: bool | None = None
 
     def covers(self, name: str, op: str) -> bool:
         # names hold brackets and slashes as plain characters: an exact name always matches itself
@@ -172,7 +174,7 @@ class Recipe:
     def check(self, layers: Sequence[Named]) -> None:
         """Raises UserError for a rule that matches no layer, naming the nearest ones."""
         for rule in self.rules:
-            if any(rule.covers(layer.name, layer.op) for layer in layers):
+            if rule.optional or any(rule.covers(layer.name, layer.op) for layer in layers):
                 continue
             if rule.match is not None:
                 pool = {layer.name for layer in layers}
@@ -205,7 +207,7 @@ class Recipe:
             lines += ["", "[[rule]]"]
             lines += [
                 f"{key} = {_toml(value)}"
-                for key in ("match", "op", "skip")
+                for key in ("match", "op", "skip", "optional")
                 if (value := getattr(rule, key)) is not None
             ]
             lines += [
@@ -237,13 +239,13 @@ def _rule(data: dict[str, Any], where: str) -> Rule:
         if key in ("match", "op"):
             if not isinstance(value, str):
                 raise UserError(f"{key} is a string", where=where)
-        elif key == "skip":
+        elif key in ("skip", "optional"):
             if not isinstance(value, bool):
-                raise UserError("skip is true or false", where=where)
+                raise UserError(f"{key} is true or false", where=where)
         else:
             if not isinstance(value, dict):
                 raise UserError(
-                    f"{key} = {value!r} is neither match, op, skip nor a pass with its options",
+                    f"{key} = {value!r} is neither match, op, skip, optional nor a pass with its options",
                     where=where,
                     hint="For example: cluster = { bits = 5 }.",
                 )
@@ -252,7 +254,7 @@ def _rule(data: dict[str, Any], where: str) -> Rule:
             options[key] = value
     if "match" not in data and "op" not in data:
         raise UserError("a rule says which layers by match or op", where=where)
-    return Rule(data.get("match"), data.get("op"), data.get("skip"), options)
+    return Rule(data.get("match"), data.get("op"), data.get("skip"), options, data.get("optional"))
 
 
 def _only(data: Mapping[str, Any], known: Sequence[str], where: str) -> None:

@@ -14,6 +14,7 @@ from ..analysis.layers import LeftAlone
 from .result import KINDS, LayerRow, Result
 
 _OTHERS = 130  # columns that everything but the layer's name takes
+_FAR_DB = 10.0  # outputs that moved by a third of themselves: hardly the same model any more
 _NARROW = 150  # columns below which the bytes by kind are left out of the table
 
 
@@ -148,7 +149,8 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
     yield ""
     compressed = sum(math.prod(r.shape) * 4 for r in result.layers)
     plain = sum(i.bytes for i in result.left_alone)
-    yield f"coverage   {compressed / max(1, compressed + plain):.1%} of the weights are in {len(result.layers)} compressed layers"
+    layers = f"{len(result.layers)} compressed layer{'s' * (len(result.layers) != 1)}"
+    yield f"coverage   {compressed / max(1, compressed + plain):.1%} of the weights are in {layers}"
     kind = "made-up input" if result.made_up else "the given samples"
     agreement = "" if result.verify.top1_agreement is None else f", top-1 agrees on {result.verify.top1_agreement:.1%}"
     yield f"outputs    {decibels(result.verify.sqnr_db)} from the original on {result.verify.samples} samples of {kind}{agreement}"
@@ -168,5 +170,10 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
         )
         if result.output_bytes >= result.input_bytes:
             yield Text("the artifact is no smaller than the model: what it holds was compact already", style="yellow")
+    if result.verify.sqnr_db < _FAR_DB:
+        yield Text(
+            "warning    the outputs are far from the original's: this takes retraining, or a milder recipe",
+            style="yellow",
+        )
     if result.missed:
         yield Text(f"missed     {result.missed}", style="yellow")

@@ -107,3 +107,10 @@ def test_files(tmp_path: Path) -> None:
         Recipe.load(path)
     path.write_text('passes = ["cluster{bits=3}", "encode"]\n')
     assert Recipe.load(path).passes[0].bits == 3
+
+
+def test_every_preset_is_for_any_model() -> None:
+    for name in presets():
+        recipe = Recipe.load(name)
+        recipe.check([Fake("only", "Gather")])
+        assert Recipe.parse(recipe.to_toml(), name=recipe.name) == recipe
