@@ -191,8 +191,11 @@ class Recipe:
         """This recipe with more rules after its own."""
         return replace(self, rules=(*self.rules, *rules))
 
-    def to_toml(self) -> str:
-        """The text that ``parse`` reads back to an equal recipe."""
+    def to_toml(self, *, every: bool = False) -> str:
+        """The text that ``parse`` reads back to an equal recipe.
+
+        ``every``: options that nobody wrote down too, so that it means the same when defaults change.
+        """
         lines = [
             f"description = {_toml(self.description)}",
             f"passes = {_toml([p.name for p in self.passes])}",
@@ -201,8 +204,9 @@ class Recipe:
         if self.budget is not None:
             lines += ["", "[budget]", *(f"{f.name} = {_toml(getattr(self.budget, f.name))}" for f in fields(Budget))]
         for step in self.passes:
-            if _given(step):
-                lines += ["", f"[{step.name}]", *(f"{k} = {_toml(v)}" for k, v in _given(step).items())]
+            options = {f.name: getattr(step, f.name) for f in fields(step)} if every else _given(step)
+            if options:
+                lines += ["", f"[{step.name}]", *(f"{k} = {_toml(v)}" for k, v in options.items())]
         for rule in self.rules:
             lines += ["", "[[rule]]"]
             lines += [

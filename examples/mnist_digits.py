@@ -18,7 +18,7 @@ MODEL = Path(__file__).parents[1] / "models" / "lenet-300-100.onnx"
 
 
 def main() -> None:
-    x = np.random.default_rng(0).random((4, 1, 28, 28), np.float32)
+    x = np.random.default_rng(0).random((4, 1, 28, 28), np.float32)  # noise stands in for digits, which are not bundled
     expected = onnxruntime.InferenceSession(str(MODEL)).run(None, {"x": x})[0]
     with tempfile.TemporaryDirectory() as folder:
         artifact = Path(folder) / "lenet.eie.onnx"

@@ -30,6 +30,7 @@ RECURRENT = {"LSTM", "GRU", "RNN"}
 FEWEST = 64  # elements: below, a payload's header takes what coding wins
 LISTED = 256  # elements from which a constant that is no weight is worth a line
 
+_NOT_FINITE = "NaN or infinite values"
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 _INTEGER_OPERATORS = {
     "QLinearConv",
@@ -44,12 +45,16 @@ _INTEGER_OPERATORS = {
 
 @dataclass(frozen=True)
 class LeftAlone:
-    """A constant that stays as it is: its layer's or its own name, the operator that reads it, why, its bytes."""
+    """A constant that stays as it is: its layer's or its own name, the operator that reads it, why, its bytes.
+
+    ``wanted`` says that it is a weight that should have been compressed: what --strict asks for.
+    """
 
     name: str
     op: str
     why: str
     bytes: int
+    wanted: bool = False
 
 
 @dataclass(eq=False)
@@ -124,7 +129,7 @@ def find_layers(model: Model) -> tuple[list[Layer], list[LeftAlone]]:
             name = node.label + (f".{'_WR'[slot]}" if node.op in RECURRENT else "")
             why = _refusal(outputs, node, slot, constant)
             if why is not None:
-                refused[constant] = LeftAlone(name, node.op, why, constant.nbytes)
+                refused[constant] = LeftAlone(name, node.op, why, constant.nbytes, wanted=why.endswith(_NOT_FINITE))
                 continue
             names[name] = names.get(name, 0) + 1
             if names[name] > 1:
@@ -160,7 +165,7 @@ def _refusal(outputs: Set[str], node: Node, slot: int, constant: Constant) -> st
         array = np.asarray(constant.array(), np.float32)
     bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     if bad:
-        return f"it holds {bad:,} NaN or infinite values"
+        return f"it holds {bad:,} {_NOT_FINITE}"
     if node.op == "Gather" and node.get("axis", 0) != 0 and array.ndim < 2:
         return "a table of single numbers"
     return None if node.op in RECURRENT else designed(array, node.op, slot)

@@ -43,6 +43,7 @@ class Constant:
         self.name = name
         self._content = content
         self.transposed = transposed
+        self.folded_from: int | None = None  # bytes of the integers it was dequantized from
         if isinstance(content, onnx.TensorProto):
             self.dims: tuple[int, ...] = tuple(content.dims)
             self.data_type: int = content.data_type
@@ -52,6 +53,11 @@ class Constant:
         else:
             self.dims = tuple(content.shape) if dims is None else dims
             self.data_type = onnx.helper.np_dtype_to_tensor_dtype(content.dtype) if data_type is None else data_type
+
+    @property
+    def stored(self) -> int:
+        """Bytes the file held this tensor in: fewer than ``nbytes`` where it was folded from quantized integers."""
+        return self.nbytes if self.folded_from is None else self.folded_from
 
     @property
     def content(self) -> onnx.TensorProto | Array | Weight:

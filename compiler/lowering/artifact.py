@@ -1,7 +1,7 @@
 """From a Graph with compressed weights to the artifact: their operators become nodes of ``ai.eie`` (docs/format.md).
 
 Every compressed constant becomes one payload, which all its readers share. A reader that has a compressed form reads the
-payload itself; for any other a ``Decode`` node gives the dense weight. A payload that would be no smaller than the plain
+payload itself; for any other a ``Decode`` node gives the dense weight. A payload that would be hardly smaller than the plain
 tensor is not made: that weight stays as it is, and the caller is told.
 """
 
@@ -24,6 +24,7 @@ from ..analysis.layers import Layer
 from ..ir.graph import Constant, Graph, Model, Node
 
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+_WORTH = 0.9  # a payload larger than this share of the plain tensor gains too little for a layer of its own
 _RECURRENT_DEFAULTS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"]}
 Array = npt.NDArray[Any]
 
@@ -39,7 +40,7 @@ class Stored:
         attributes: that node's attributes as Python values.
         weight: what the payload holds.
         payload: the payload's bytes.
-        bytes_before: of the plain tensor.
+        bytes_before: of the plain tensor, as the model stored it.
     """
 
     layer: str
@@ -88,7 +89,7 @@ def lower(
             continue
         progress(layer.name)
         payload = encode(weight, codec=codec, index_bits=index_bits)
-        if len(payload) >= layer.constant.nbytes:
+        if len(payload) > _WORTH * layer.constant.nbytes:
             plain = layer.constant.array()
             layer.constant.replace(plain)
             kept_plain[layer.name] = (
@@ -104,7 +105,7 @@ def lower(
             node = _Lowering(model.graph, layer.constant, weight, payloads, activations).run(layer)
             attributes = {name: node.get(name) for name in node.attributes}
             stored.append(
-                Stored(layer.name, source, node.op, attributes, weight, payloads[layer.constant], layer.constant.nbytes)
+                Stored(layer.name, source, node.op, attributes, weight, payloads[layer.constant], layer.constant.stored)
             )
     for graph in model.graph.graphs():
         for name, constant in list(graph.constants.items()):

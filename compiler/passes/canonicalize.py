@@ -144,7 +144,9 @@ def _expression(model: Model, graph: Graph, node: Node) -> bool:
     if value is None or value.dtype == object or value.nbytes > most:
         return False
     graph.remove(node)
-    graph.constants[node.outputs[0]] = Constant(node.outputs[0], np.ascontiguousarray(value))
+    folded = graph.constants[node.outputs[0]] = Constant(node.outputs[0], np.ascontiguousarray(value))
+    if node.op == "DequantizeLinear" or any(c.folded_from is not None for c in given):
+        folded.folded_from = sum(c.stored for c in given)
     return True
 
 

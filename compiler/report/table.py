@@ -80,9 +80,8 @@ def layer_table(rows: Sequence[LayerRow], width: int, *, full: bool = False) -> 
 
 
 def _runs(row: LayerRow) -> str:
-    """How a layer will run, and the speed-up expected of it over the other way."""
-    way = "dense" if row.verdict.dense else "packed"
-    return f"{way} {row.verdict.speedup:.1f}x" if row.verdict.speedup else way
+    """How a layer will run on the cpu backend; packed: and the speed-up expected over dense."""
+    return "dense" if row.verdict.dense else f"packed {row.verdict.speedup:.1f}x" if row.verdict.speedup else "packed"
 
 
 def elided(name: str, most: int = 36) -> str:
@@ -151,9 +150,15 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
     plain = sum(i.bytes for i in result.left_alone)
     layers = f"{len(result.layers)} compressed layer{'s' * (len(result.layers) != 1)}"
     yield f"coverage   {compressed / max(1, compressed + plain):.1%} of the weights are in {layers}"
-    kind = "made-up input" if result.made_up else "the given samples"
+    kind = "samples of made-up input" if result.made_up else "of the given samples"
     agreement = "" if result.verify.top1_agreement is None else f", top-1 agrees on {result.verify.top1_agreement:.1%}"
-    yield f"outputs    {decibels(result.verify.sqnr_db)} from the original on {result.verify.samples} samples of {kind}{agreement}"
+    apart = "equal to" if math.isinf(result.verify.sqnr_db) else f"{decibels(result.verify.sqnr_db)} from"
+    worst = (
+        f" (output {elided(result.verify.worst)})"
+        if result.verify.worst and len(result.model.graph.outputs) > 1
+        else ""
+    )
+    yield f"outputs    {apart} the original's on {result.verify.samples} {kind}{worst}{agreement}"
     if result.accuracy:
         a = result.accuracy
         yield f"accuracy   {a.before:.2%} before, {a.after:.2%} after ({(a.after - a.before) * 100:+.2f} points on {a.samples:,} samples)"

@@ -24,6 +24,9 @@ static const eie_rates RATES[] = {
     {"scalar", 3.4, 5.0, 6.5, 45.0},
 };
 
+/* How much faster a dense matrix that stays in the second-level cache is: its time is that of reading it. */
+static const double IN_CACHE = 3;
+
 /* Reading an input and writing an output of a convolution, nanoseconds. */
 static const double PACKED_TOUCH = 0.4, DENSE_TOUCH = 0.3;
 
@@ -62,7 +65,8 @@ void eie_gemm_choose(uint64_t out, uint64_t in, uint64_t nonzeros, uint32_t code
     const eie_kernel *k = eie_kernel_find(kinds[(int)format >= 0 && format <= EIE_U8 ? format : EIE_F32], codebook_size);
     const eie_rates *r = rates_of(k->isa);
     const double all = (double)out * (double)in, kept = all > 0 ? (double)nonzeros / all : 0;
-    decide(kept, (double)nonzeros * padding(kept, (double)k->block) / r->packed_gemm, all / r->dense_gemm, k, format, verdict);
+    const double in_cache = all * sizeof(float) < 1 << 20 ? IN_CACHE : 1;
+    decide(kept, (double)nonzeros * padding(kept, (double)k->block) / r->packed_gemm, all / (r->dense_gemm * in_cache), k, format, verdict);
 }
 
 void eie_conv_choose(const eie_weight *weight, const eie_conv_params *params, uint64_t nonzeros, eie_format format, eie_verdict *verdict) {
