@@ -28,7 +28,7 @@ from .ir.reader import read
 from .ir.verifier import verify
 from .ir.writer import to_proto
 from .lowering.artifact import Lowered, lower
-from .passes.base import LedgerEntry, Pass
+from .passes.base import LedgerEntry, Pass, check_order
 from .passes.canonicalize import Canonicalize
 from .passes.encode import Encode
 from .recipe import DEFAULT, Budget, Recipe, Rule
@@ -100,6 +100,7 @@ def optimize(
             where=plan.name,
             hint='Add "encode" as the last pass.',
         )
+    check_order(plan.passes, where=plan.name)
     run = _Run(plan, progress or Silent())
     original, working = run.read(model), run.read(model)
     run.progress.stage("samples", 0)

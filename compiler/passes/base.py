@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -126,6 +126,17 @@ def make_pass(name: str, options: Mapping[str, Any], *, where: str = "passes") -
     step = kind(**values)
     object.__setattr__(step, "given", frozenset(values))
     return step
+
+
+def check_order(passes: Sequence[Pass], *, where: str = "passes") -> None:
+    """Raises UserError where a pass comes before what it requires; canonicalize always runs first."""
+    facts = set(find_pass("canonicalize").ensures)
+    for step in passes:
+        for fact in sorted(step.requires - facts):
+            makers = [name for name in REGISTRY if fact in find_pass(name).ensures]
+            raise UserError(f"{step.name} comes too early: it takes weights that are {fact}", where=where,
+                            hint=f"Put {' or '.join(makers)} before it.")  # fmt: skip
+        facts |= step.ensures
 
 
 def _value(name: str, spec: Any, value: Any, where: str) -> Any:
