@@ -64,6 +64,10 @@ def command(
     target = output if output is not None else model.with_name(model.stem + ".eie.onnx")
     if target.exists() and model.exists() and target.samefile(model):
         raise UserError("the artifact would overwrite the model", where=str(target), hint="Give another path with -o.")
+    if save_recipe is not None and save_recipe.resolve() in (model.resolve(), target.resolve()):
+        raise UserError(
+            "the recipe would overwrite the model or the artifact", where=str(save_recipe), hint="Give another path."
+        )
     if passes is not None and recipe != DEFAULT:
         raise UserError("--passes and --recipe exclude each other", where="--passes")
     chosen = (

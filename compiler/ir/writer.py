@@ -79,14 +79,19 @@ def write_text(path: Path, text: str) -> None:
 def write_beside(path: Path) -> Iterator[BinaryIO]:
     """A stream to a new file that takes ``path``'s place when the block ends well, and is removed when it does not.
 
+    A link is followed: what it points to is replaced, the link stays.
+
     Raises:
-        UserError: the path can't be written, or the disk is full.
+        UserError: the path can't be written, is no regular file (a device, a pipe), or the disk is full.
     """
     hint = "Nothing was written. Choose another place, or free some room."
     temporary: str | None = None
     try:
+        path = path.resolve()
         if path.is_dir():
             raise IsADirectoryError(0, "this is a folder")
+        if path.exists() and not path.is_file():  # to rename over a device would remove it
+            raise OSError(0, "this is no regular file")
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "wb") as stream:
             yield stream

@@ -307,3 +307,26 @@ def test_weights_that_are_not_finite_are_left_alone(tmp_path: Path) -> None:
     assert "NaN" in found["left_alone"][0]["why"]
     call("optimize", model, "-o", tmp_path / "b.eie.onnx", "--strict", code=1)
     assert not (tmp_path / "b.eie.onnx").exists()
+
+
+def test_a_recipe_overwrites_neither_model_nor_artifact(tmp_path: Path) -> None:
+    model, artifact = tiny(tmp_path / "m.onnx", np.eye(64, 64, dtype=np.float32)), tmp_path / "a.eie.onnx"
+    before = model.read_bytes()
+    for path in (model, artifact):
+        assert_refused("optimize", model, "-o", artifact, "--save-recipe", path, says="overwrite")
+    assert model.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [model]
+
+
+def test_an_output_replaces_no_pipe_and_follows_links(tmp_path: Path, digits: Path) -> None:
+    pipe, link, real = tmp_path / "pipe", tmp_path / "link.npz", tmp_path / "real.npz"
+    os.mkfifo(pipe)
+    data = tmp_path / "x.npz"
+    np.savez(data, x=np.load(digits)["x"])
+    assert_refused("run", LENET, "--input", data, "--output", pipe, says="no regular file")
+    assert pipe.is_fifo()
+    real.write_bytes(b"before")
+    link.symlink_to(real)
+    call("run", LENET, "--input", data, "--output", link)
+    assert link.is_symlink()
+    assert "logits" in np.load(real)
