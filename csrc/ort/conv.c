@@ -45,14 +45,15 @@ static OrtStatus *check_count(const eie_kernel *kernel, const char *name, size_t
 
 /* ONNX Runtime's convolution with the weight decoded, where that is expected to be faster. */
 static void try_dense(eie_kernel *kernel, const eie_weight *w) {
-    static const char *const pads[] = {"NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"};
     const eie_conv_params *p = &kernel->attributes.conv.params;
     const int spatial = (int)p->spatial;
     const int64_t group = (int64_t)p->group;
     size_t elements = 1, nonzeros = 0;
     int64_t dims[5];
     for (uint32_t i = 0; i < w->rank; i++) elements *= (size_t)(dims[i] = (int64_t)w->dims[i]);
-    if (kernel->info == NULL || kernel->format != EIE_F32) return;
+    bool derived = p->auto_pad != EIE_PAD_EXPLICIT; /* padding that ONNX Runtime would work out, and its versions not alike */
+    for (int i = 0; i < spatial; i++) derived |= p->output_shape[i] != 0;
+    if (kernel->info == NULL || kernel->format != EIE_F32 || derived) return;
     for (size_t i = 0; i < elements; i++) nonzeros += w->codes[i] != 0;
     eie_verdict verdict;
     eie_conv_choose(w, p, nonzeros, EIE_F32, &verdict);
@@ -64,12 +65,8 @@ static void try_dense(eie_kernel *kernel, const eie_weight *w) {
                                 {.name = "strides", .numbers = p->strides, .count = spatial},
                                 {.name = "dilations", .numbers = p->dilations, .count = spatial}};
     size_t count = 4;
-    bool shaped = false;
-    for (int i = 0; i < spatial; i++) shaped |= p->output_shape[i] != 0;
-    a[count++] = p->auto_pad == EIE_PAD_EXPLICIT ? (eie_dense_attribute){.name = "pads", .numbers = p->pads, .count = 2 * spatial}
-                                                 : (eie_dense_attribute){.name = "auto_pad", .text = pads[p->auto_pad]};
+    a[count++] = (eie_dense_attribute){.name = "pads", .numbers = p->pads, .count = 2 * spatial};
     if (p->transposed) a[count++] = (eie_dense_attribute){.name = "output_padding", .numbers = p->output_padding, .count = spatial};
-    if (shaped) a[count++] = (eie_dense_attribute){.name = "output_shape", .numbers = p->output_shape, .count = spatial};
     eie_dense_create(kernel, p->transposed ? "ConvTranspose" : "Conv", 11, a, count, values, dims, w->rank, true);
 }
 
