@@ -42,7 +42,7 @@ static OrtStatus *check_count(const eie_kernel *kernel, const char *name, size_t
     return eie_fail(kernel, ORT_INVALID_GRAPH, "%s has %zu values instead of %zu", name, count, needed);
 }
 
-static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights) {
+static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights, const OrtKernelInfo *info) {
     eie_conv_attributes *a = &kernel->attributes.conv;
     if (weights->rank < 3 || weights->rank > 5) {
         return eie_fail(kernel, ORT_INVALID_GRAPH, "its weight has %u dimensions, which is no kernel of 1 to 3 spatial ones",
@@ -67,6 +67,11 @@ static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights) {
                           (unsigned long long)weights->dims[0], (unsigned long long)a->params.group);
     }
     if (status != NULL) return status;
+    if (info != NULL) {
+        eie_verdict verdict;
+        eie_conv_choose(weights, &a->params, eie_nonzeros(weights), kernel->format, &verdict);
+        if (verdict.dense && eie_dense_conv(kernel, info, weights)) return NULL;
+    }
     eie_status packed = eie_conv_create(weights, &a->params, kernel->format, &kernel->layer);
     return packed == EIE_OK ? NULL : eie_fail_status(kernel, "its weight can't be used", packed);
 }
@@ -104,6 +109,9 @@ static OrtStatus *run(const eie_kernel *kernel, OrtKernelContext *context) {
     bool empty;
     status = eie_output(kernel, context, 0, dims, x.rank, &y, &empty);
     if (status != NULL || empty || y == NULL) return status;
+    if (kernel->dense.op != NULL) {
+        return eie_dense_run(kernel, context, x.data, x.dims, bias, dims[1], y, dims, x.rank);
+    }
     eie_pool pool;
     eie_parallel threads = eie_ort_threads(&pool, kernel, context);
     eie_status ran = eie_conv_run(kernel->layer, x.data, (uint64_t)x.dims[0], x.dims + 1, bias, y, &threads);

@@ -3,9 +3,14 @@
 
 #include "ort/op.h"
 
-static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights) {
+static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights, const OrtKernelInfo *info) {
     if (weights->rank != 2) {
         return eie_fail(kernel, ORT_INVALID_GRAPH, "its weight has %u dimensions instead of [out, in]", weights->rank);
+    }
+    if (info != NULL) {
+        eie_verdict verdict;
+        eie_gemm_choose(weights->dims[0], weights->dims[1], eie_nonzeros(weights), weights->codebook_size, kernel->format, &verdict);
+        if (verdict.dense && eie_dense_gemm(kernel, info, weights)) return NULL;
     }
     eie_status status = eie_gemm_create(weights, kernel->format, &kernel->layer);
     return status == EIE_OK ? NULL : eie_fail_status(kernel, "its weight can't be used", status);
@@ -25,7 +30,7 @@ static OrtStatus *run(const eie_kernel *kernel, OrtKernelContext *context) {
     OrtStatus *status = eie_input(kernel, context, 0, "X", ORT_FLOAT, &x, NULL);
     if (status == NULL) status = check(kernel, &x);
     if (status != NULL) return status;
-    int64_t out = (int64_t)kernel->dims[0];
+    int64_t out = (int64_t)kernel->dims[0], in = (int64_t)kernel->dims[1];
     const float *bias;
     status = eie_optional_floats(kernel, context, 2, "bias", &out, 1, &bias);
     if (status != NULL) return status;
@@ -35,6 +40,10 @@ static OrtStatus *run(const eie_kernel *kernel, OrtKernelContext *context) {
     x.dims[x.rank - 1] = out;
     status = eie_output(kernel, context, 0, x.dims, x.rank, &y, &empty);
     if (status != NULL || empty || y == NULL || !eie_product(x.dims, x.rank - 1, &batch)) return status;
+    if (kernel->dense.op != NULL) {
+        const int64_t x_dims[] = {(int64_t)batch, in}, y_dims[] = {(int64_t)batch, out};
+        return eie_dense_run(kernel, context, x.data, x_dims, bias, out, y, y_dims, 2);
+    }
     eie_pool pool;
     eie_parallel threads = eie_ort_threads(&pool, kernel, context);
     return eie_finish(kernel, eie_gemm_run(kernel->layer, x.data, batch, bias, y, &threads), &pool);

@@ -40,8 +40,10 @@ struct eie_op {
     bool computes;                  /* has the attribute `activations` */
     eie_format override;            /* and what stands in its place, where `overridden` */
     bool overridden;
+    bool packed; /* nothing runs dense */
     OrtStatus *(*attributes)(eie_kernel *kernel, const OrtKernelInfo *info); /* NULL: has none */
-    OrtStatus *(*pack)(eie_kernel *kernel, const eie_weight *weights);
+    /* `info` is NULL at a run; the kernel then runs from its packed form */
+    OrtStatus *(*pack)(eie_kernel *kernel, const eie_weight *weights, const OrtKernelInfo *info);
     OrtStatus *(*check)(const eie_kernel *kernel, const eie_tensor *x); /* its first input that is no payload, against the weight */
     OrtStatus *(*run)(const eie_kernel *kernel, OrtKernelContext *context);
 };
@@ -66,6 +68,14 @@ typedef struct {
     uint64_t input; /* from the weight */
 } eie_recurrent_attributes;
 
+/* ONNX Runtime's own operator and the decoded weight it runs on. */
+typedef struct {
+    OrtOp *op; /* NULL: the layer runs from its packed form */
+    OrtMemoryInfo *memory;
+    float *values;
+    OrtValue *weight;
+} eie_dense;
+
 struct eie_kernel {
     const OrtApi *api;
     const eie_op *op;
@@ -79,7 +89,8 @@ struct eie_kernel {
     /* what packing leaves: the first weight's shape; a layer, or for Decode its codes in the order they are written */
     uint64_t dims[8];
     uint32_t rank;
-    eie_layer *layer;
+    eie_layer *layer; /* of a convolution that runs dense: one without weights, that knows its sizes */
+    eie_dense dense;
     uint8_t *codes;
     float codebook[256];
     bool constant; /* the payloads were readable when the session was made; nothing below is used then */
@@ -140,6 +151,17 @@ OrtStatus *eie_attribute_choice(const eie_kernel *kernel, const OrtKernelInfo *i
 OrtStatus *eie_attribute_ints(const eie_kernel *kernel, const OrtKernelInfo *info, const char *name, int64_t *values,
                               size_t capacity, size_t *count, bool *present);
 OrtStatus *eie_attribute_format(eie_kernel *kernel, const OrtKernelInfo *info);
+
+/* ---- dense.c --------------------------------------------------------------------------------------------------- */
+uint64_t eie_nonzeros(const eie_weight *weight);
+/* Makes the standard operator the layer can run as, on `weight` decoded. False, and nothing made, where this ONNX Runtime
+ * has none, or where it might differ from ours: then the packed form runs. */
+bool eie_dense_gemm(eie_kernel *kernel, const OrtKernelInfo *info, const eie_weight *weight);
+bool eie_dense_conv(eie_kernel *kernel, const OrtKernelInfo *info, const eie_weight *weight);
+void eie_dense_free(eie_kernel *kernel);
+/* Runs it. Shapes are checked: y has the shape the operator will compute. bias [channels] may be NULL. */
+OrtStatus *eie_dense_run(const eie_kernel *kernel, const OrtKernelContext *context, const void *x, const int64_t *x_dims,
+                         const float *bias, int64_t channels, void *y, const int64_t *y_dims, size_t rank);
 
 /* ---- shapes.c -------------------------------------------------------------------------------------------------- */
 OrtStatus *ORT_CALL eie_infer_gemm(const OrtCustomOp *op, OrtShapeInferContext *context);

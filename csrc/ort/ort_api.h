@@ -31,6 +31,8 @@ typedef struct OrtKernelContext OrtKernelContext;
 typedef struct OrtShapeInferContext OrtShapeInferContext;
 typedef struct OrtOpAttr OrtOpAttr;
 typedef struct OrtCustomOp OrtCustomOp;
+typedef struct OrtOp OrtOp;
+typedef struct OrtMemoryInfo OrtMemoryInfo;
 
 typedef enum {
     ORT_FAIL = 1,
@@ -62,7 +64,10 @@ typedef struct OrtApi {
     OrtStatus *(ORT_CALL *CreateCustomOpDomain)(const char *domain, OrtCustomOpDomain **out); /* 26 */
     OrtStatus *(ORT_CALL *CustomOpDomain_Add)(OrtCustomOpDomain *domain, const OrtCustomOp *op);
     OrtStatus *(ORT_CALL *AddCustomOpDomain)(OrtSessionOptions *options, OrtCustomOpDomain *domain);
-    void *gap_29[22];
+    void *gap_29[20];
+    OrtStatus *(ORT_CALL *CreateTensorWithDataAsOrtValue)(const OrtMemoryInfo *info, void *data, size_t bytes, const int64_t *dims,
+                                                          size_t rank, OrtElementType type, OrtValue **out); /* 49 */
+    void *gap_50[1];
     OrtStatus *(ORT_CALL *GetTensorMutableData)(OrtValue *value, void **out); /* 51 */
     void *gap_52[3];
     OrtStatus *(ORT_CALL *CastTypeInfoToTensorInfo)(const OrtTypeInfo *info, const OrtTensorInfo **out); /* 55 */
@@ -76,7 +81,9 @@ typedef struct OrtApi {
     OrtStatus *(ORT_CALL *GetSymbolicDimensions)(const OrtTensorInfo *info, const char **names, size_t count);
     void *gap_64[1];
     OrtStatus *(ORT_CALL *GetTensorTypeAndShape)(const OrtValue *value, OrtTensorInfo **out); /* 65 */
-    void *gap_66[19];
+    void *gap_66[3];
+    OrtStatus *(ORT_CALL *CreateCpuMemoryInfo)(int allocator, int memory, OrtMemoryInfo **out); /* 69 */
+    void *gap_70[15];
     OrtStatus *(ORT_CALL *KernelInfoGetAttribute_float)(const OrtKernelInfo *info, const char *name, float *out); /* 85 */
     OrtStatus *(ORT_CALL *KernelInfoGetAttribute_int64)(const OrtKernelInfo *info, const char *name, int64_t *out);
     OrtStatus *(ORT_CALL *KernelInfoGetAttribute_string)(const OrtKernelInfo *info, const char *name, char *out, size_t *size);
@@ -87,7 +94,10 @@ typedef struct OrtApi {
                                                    OrtValue **out);
     void *gap_92[1];
     void(ORT_CALL *ReleaseStatus)(OrtStatus *status); /* 93 */
-    void *gap_94[4];
+    void(ORT_CALL *ReleaseMemoryInfo)(OrtMemoryInfo *info);
+    void *gap_95[1];
+    void(ORT_CALL *ReleaseValue)(OrtValue *value); /* 96 */
+    void *gap_97[1];
     void(ORT_CALL *ReleaseTypeInfo)(OrtTypeInfo *info); /* 98 */
     void(ORT_CALL *ReleaseTensorTypeAndShapeInfo)(OrtTensorInfo *info);
     void *gap_100[62];
@@ -95,7 +105,18 @@ typedef struct OrtApi {
                                                              size_t *count); /* 162 */
     OrtStatus *(ORT_CALL *KernelInfoGetAttributeArray_int64)(const OrtKernelInfo *info, const char *name, int64_t *out,
                                                              size_t *count);
-    void *gap_164[69];
+    void *gap_164[47];
+    OrtStatus *(ORT_CALL *CreateOpAttr)(const char *name, const void *data, int count, OrtOpAttrType type, OrtOpAttr **out); /* 211 */
+    void(ORT_CALL *ReleaseOpAttr)(OrtOpAttr *attribute);
+    OrtStatus *(ORT_CALL *CreateOp)(const OrtKernelInfo *info, const char *name, const char *domain, int version,
+                                    const char **constraints, const OrtElementType *types, int constraint_count,
+                                    const OrtOpAttr *const *attributes, int attribute_count, int inputs, int outputs, OrtOp **out);
+    OrtStatus *(ORT_CALL *InvokeOp)(const OrtKernelContext *context, const OrtOp *op, const OrtValue *const *inputs, int input_count,
+                                    OrtValue *const *outputs, int output_count);
+    void(ORT_CALL *ReleaseOp)(OrtOp *op);
+    void *gap_216[14];
+    OrtStatus *(ORT_CALL *KernelInfo_GetInputCount)(const OrtKernelInfo *info, size_t *out); /* 230 */
+    void *gap_231[2];
     OrtStatus *(ORT_CALL *KernelInfo_GetOutputName)(const OrtKernelInfo *info, size_t index, char *out, size_t *size); /* 233 */
     OrtStatus *(ORT_CALL *KernelInfo_GetInputTypeInfo)(const OrtKernelInfo *info, size_t index, OrtTypeInfo **out);
     void *gap_235[2];
@@ -127,15 +148,21 @@ ORT_SLOT(CreateStatus, 0);
 ORT_SLOT(GetErrorMessage, 2);
 ORT_SLOT(CreateCustomOpDomain, 26);
 ORT_SLOT(AddCustomOpDomain, 28);
+ORT_SLOT(CreateTensorWithDataAsOrtValue, 49);
 ORT_SLOT(GetTensorMutableData, 51);
 ORT_SLOT(CastTypeInfoToTensorInfo, 55);
 ORT_SLOT(CreateTensorTypeAndShapeInfo, 57);
 ORT_SLOT(GetTensorTypeAndShape, 65);
+ORT_SLOT(CreateCpuMemoryInfo, 69);
 ORT_SLOT(KernelInfoGetAttribute_float, 85);
 ORT_SLOT(KernelContext_GetOutput, 91);
 ORT_SLOT(ReleaseStatus, 93);
+ORT_SLOT(ReleaseValue, 96);
 ORT_SLOT(ReleaseTensorTypeAndShapeInfo, 99);
 ORT_SLOT(KernelInfoGetAttributeArray_int64, 163);
+ORT_SLOT(CreateOpAttr, 211);
+ORT_SLOT(ReleaseOp, 215);
+ORT_SLOT(KernelInfo_GetInputCount, 230);
 ORT_SLOT(KernelInfo_GetOutputName, 233);
 ORT_SLOT(KernelInfo_GetInputTypeInfo, 234);
 ORT_SLOT(GetSessionConfigEntry, 238);
