@@ -67,11 +67,7 @@ static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights, const OrtK
                           (unsigned long long)weights->dims[0], (unsigned long long)a->params.group);
     }
     if (status != NULL) return status;
-    if (info != NULL) {
-        eie_verdict verdict;
-        eie_conv_choose(weights, &a->params, eie_nonzeros(weights), kernel->format, &verdict);
-        if (verdict.dense && eie_dense_conv(kernel, info, weights)) return NULL;
-    }
+    if (eie_dense_conv(kernel, info, weights)) return NULL;
     eie_status packed = eie_conv_create(weights, &a->params, kernel->format, &kernel->layer);
     return packed == EIE_OK ? NULL : eie_fail_status(kernel, "its weight can't be used", packed);
 }

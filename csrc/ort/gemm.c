@@ -7,11 +7,7 @@ static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights, const OrtK
     if (weights->rank != 2) {
         return eie_fail(kernel, ORT_INVALID_GRAPH, "its weight has %u dimensions instead of [out, in]", weights->rank);
     }
-    if (info != NULL) {
-        eie_verdict verdict;
-        eie_gemm_choose(weights->dims[0], weights->dims[1], eie_nonzeros(weights), weights->codebook_size, kernel->format, &verdict);
-        if (verdict.dense && eie_dense_gemm(kernel, info, weights)) return NULL;
-    }
+    if (eie_dense_gemm(kernel, info, weights)) return NULL;
     eie_status status = eie_gemm_create(weights, kernel->format, &kernel->layer);
     return status == EIE_OK ? NULL : eie_fail_status(kernel, "its weight can't be used", status);
 }

@@ -153,9 +153,9 @@ OrtStatus *eie_attribute_ints(const eie_kernel *kernel, const OrtKernelInfo *inf
 OrtStatus *eie_attribute_format(eie_kernel *kernel, const OrtKernelInfo *info);
 
 /* ---- dense.c --------------------------------------------------------------------------------------------------- */
-uint64_t eie_nonzeros(const eie_weight *weight);
-/* Makes the standard operator the layer can run as, on `weight` decoded. False, and nothing made, where this ONNX Runtime
- * has none, or where it might differ from ours: then the packed form runs. */
+/* Makes the standard operator the layer runs as from now on, on `weight` decoded. False, and nothing made, where the packed
+ * form is expected to be faster, or this ONNX Runtime has no such operator, or one that might differ from ours, or at a
+ * run (`info` is NULL). */
 bool eie_dense_gemm(eie_kernel *kernel, const OrtKernelInfo *info, const eie_weight *weight);
 bool eie_dense_conv(eie_kernel *kernel, const OrtKernelInfo *info, const eie_weight *weight);
 void eie_dense_free(eie_kernel *kernel);

@@ -54,7 +54,7 @@ typedef enum {
 
 typedef enum { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 } OrtCharacteristic;
 
-typedef enum { ORT_ATTRIBUTE_INT = 1, ORT_ATTRIBUTE_INTS = 2, ORT_ATTRIBUTE_STRING = 5 } OrtOpAttrType;
+typedef enum { ORT_ATTRIBUTE_INT = 1, ORT_ATTRIBUTE_INTS = 2, ORT_ATTRIBUTE_FLOAT = 3, ORT_ATTRIBUTE_STRING = 5 } OrtOpAttrType;
 
 typedef struct OrtApi {
     OrtStatus *(ORT_CALL *CreateStatus)(OrtErrorCode code, const char *message); /* 0 */
