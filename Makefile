@@ -38,12 +38,14 @@ lint: $(VENV)/.tested ## ruff and mypy
 fuzz: ## damaged payloads through the C decoder, under AddressSanitizer and UBSan: make fuzz SECONDS=300
 	$(MAKE) -C tests/fuzz CC=$(CC) SECONDS=$(or $(SECONDS),120)
 
-sanitize: ## the C self-tests under AddressSanitizer and UBSan
-	$(MAKE) -C tests/csrc CC=$(CC)
+sanitize: ## the C self-test under AddressSanitizer, UBSan and ThreadSanitizer (and `make -C tests/csrc neon`)
+	$(MAKE) -C tests/csrc run CC=$(CC)
+	$(MAKE) -C tests/csrc thread CC=$(CC)
 
 bench: $(VENV)/.tested ## kernels beside ONNX Runtime
 	$(BIN)/python benchmarks/gemm.py
 	$(BIN)/python benchmarks/conv.py
+	$(BIN)/python benchmarks/models.py $(MODEL)
 
 dist: $(VENV)/.tested ## sdist and wheel
 	$(BIN)/python -m build

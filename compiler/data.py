@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from .errors import UserError
+from .errors import UserError, nearest
 from .ir.graph import Model
 
 Array = npt.NDArray[Any]
@@ -76,7 +76,8 @@ def split(
     divides the count. Any other array goes into every run as it is.
 
     Raises:
-        UserError: an input is missing, or arrays differ in how many samples they hold.
+        UserError: an input is missing, an array is neither an input nor ``label``, has another number of axes, or arrays
+            differ in how many samples they hold.
     """
     missing = [i.name for i in inputs if i.name not in data]
     if missing:
@@ -85,11 +86,21 @@ def split(
             where=where,
             hint=f"Inputs: {', '.join(i.name for i in inputs)}; arrays given: {', '.join(data) or 'none'}.",
         )
+    known = {i.name for i in inputs} | {LABEL}
+    strange = [name for name in data if name not in known]
+    if strange:
+        raise UserError(
+            f"array {strange[0]!r} is no input of the model", where=where, hint=nearest(strange[0], sorted(known))
+        )
     sliced: dict[str, int] = {}  # name -> samples a run takes from it; 0: one whole item of a stack
     wide = batch
     for i in inputs:
         array = np.asarray(data[i.name])
-        if i.dims is None or array.ndim == 0 or array.ndim not in (len(i.dims), len(i.dims) + 1):
+        if i.dims is not None and array.ndim not in (len(i.dims), len(i.dims) + 1):
+            dims = ", ".join("?" if d is None else str(d) for d in i.dims)
+            raise UserError(f"array {i.name!r} has the shape {list(array.shape)}, and the input takes [{dims}]", where=where,
+                            hint="One axis more is taken for a stack of inputs.")  # fmt: skip
+        if i.dims is None or array.ndim == 0:
             continue
         if array.ndim == len(i.dims) + 1:
             sliced[i.name], wide = 0, 1
@@ -121,7 +132,7 @@ def split(
             else:
                 take = sliced[i.name]
                 feed[i.name] = (
-                    array[r]
+                    np.asarray(array[r])
                     if take == 0
                     else array[r * wide : (r + 1) * wide]
                     if take == -1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eie.runtime.errors import EieError, FormatError, InputError, ModelError, PromiseError, UserError
+from eie.runtime.errors import EieError, FormatError, InputError, ModelError, PromiseError, UserError, nearest
 
-__all__ = ["EieError", "FormatError", "InputError", "ModelError", "PromiseError", "UserError", "VerifyError"]
+__all__ = ["EieError", "FormatError", "InputError", "ModelError", "PromiseError", "UserError", "VerifyError", "nearest"]
 
 
 class VerifyError(ModelError):

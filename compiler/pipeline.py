@@ -11,12 +11,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx.inliner import inline_local_functions
 
 from eie.runtime.backends.base import Activations
+from eie.runtime.operators import DOMAIN
 
 from .analysis.budget import Choice, Planner
 from .analysis.capture import capture
-from .analysis.fidelity import Fidelity
+from .analysis.fidelity import INLINE_LIMIT, Fidelity
 from .analysis.judge import Judge
 from .analysis.layers import Layer, LeftAlone, find_layers
 from .analysis.probe import Probe
@@ -24,8 +26,9 @@ from .errors import ModelError, PromiseError, UserError
 from .ir.graph import Model
 from .ir.reader import read
 from .ir.verifier import verify
-from .lowering.artifact import DOMAIN, Lowered, lower
-from .passes.base import LedgerEntry, Pass
+from .ir.writer import to_proto
+from .lowering.artifact import Lowered, lower
+from .passes.base import LedgerEntry, Pass, check_order
 from .passes.canonicalize import Canonicalize
 from .passes.encode import Encode
 from .recipe import DEFAULT, Budget, Recipe, Rule
@@ -36,6 +39,7 @@ Source = str | Path | onnx.ModelProto
 
 _ATTEMPTS = 6  # searches under an ever tighter layer budget before layers are given back
 _TOLERATED_DB = 5.0  # a smaller miss, at the finest codebooks, is reported; for a larger one layers are given back
+_SLACK_DB = 0.5  # what float sums in another order may take from what the search measured
 _MOST_DB = 60.0  # a layer's SQNR beyond which 8-bit codebooks do not reach anyway
 
 
@@ -75,7 +79,8 @@ def optimize(
         recipe: a Recipe, a preset's name, or a TOML file; the preset ``post-training`` when left out.
         activations: what compressed layers compute in; the recipe's choice when left out.
         shapes: input name -> shape of made-up input, where the model leaves dimensions open.
-        strict: raise PromiseError when a layer was left alone or a budget was missed.
+        strict: raise PromiseError when a weight that should be compressed can't be, or the model's budget (the default one
+            where the recipe has none) is missed.
         progress: hears of each pass and layer.
 
     Returns:
@@ -95,6 +100,7 @@ def optimize(
             where=plan.name,
             hint='Add "encode" as the last pass.',
         )
+    check_order(plan.passes, where=plan.name)
     run = _Run(plan, progress or Silent())
     original, working = run.read(model), run.read(model)
     run.progress.stage("samples", 0)
@@ -113,6 +119,9 @@ def optimize(
     errors = {layer.name: probes[layer.name].error(layer) for layer in layers if layer.constant.weight is not None}
     lowered = run.lower(working, layers, encoding)
     compressed = {s.layer for s in lowered.stored}
+    reached = run.verify(working, judge)
+    if missed is None and (plan.budget or strict) and reached.sqnr_db < budget.model_sqnr_db - _SLACK_DB:
+        missed = f"the artifact, computing in {run.recipe.activations}, keeps {reached.sqnr_db:.1f} of {budget.model_sqnr_db:g} dB"
     result = Result(
         model=working,
         recipe=run.recipe,
@@ -123,16 +132,12 @@ def optimize(
         weight_bytes_before=_weight_bytes(original),
         made_up=judge.made_up,
         missed=missed,
-        verify=run.verify(working, judge),
+        verify=reached,
         accuracy=judge.accuracy(original, working) if judge.labels is not None else None,
     )
-    if strict and (missed or result.left_alone):
-        raise PromiseError(
-            missed
-            or f"{len(result.left_alone)} weights were left alone: "
-            + "; ".join(f"{item.name} ({item.why})" for item in result.left_alone[:3]),
-            where="--strict",
-        )
+    unkept = [f"{item.name} was left alone: {item.why}" for item in result.left_alone if item.wanted]
+    if strict and (missed or unkept):
+        raise PromiseError(missed or "; ".join(unkept[:3]), where="--strict")
     return result
 
 
@@ -143,11 +148,17 @@ class _Run:
         self.recipe, self.progress = recipe, progress
         self.steps: list[Step] = []
         self._refused: dict[str, str] = {}  # layer -> why a pass left it alone
+        self._given_back_layers: set[str] = set()
 
     def read(self, source: Source) -> Model:
         self.progress.stage("read", 0)
         model = read(source)
         verify(model)
+        if model.extra.functions and sum(c.nbytes for c in model.graph.constants.values()) < INLINE_LIMIT:
+            # weights inside of functions are seen only where these are called
+            path, model = model.path, read(inline_local_functions(to_proto(model)))
+            model.path = path
+            verify(model)
         if DOMAIN in model.graph.opsets:
             raise ModelError("this is an artifact already", where=model.path, hint="Give the model it was made from.")
         return model
@@ -185,7 +196,7 @@ class _Run:
     def _note(self, ledger: Sequence[LedgerEntry]) -> None:
         for entry in ledger:
             if entry.reason:
-                self._refused[entry.layer] = entry.reason
+                self._refused.setdefault(entry.layer, entry.reason)  # what the first said, not what followed from it
 
     def _finish(self, name: str, began: float, model: Model, judge: Judge | None) -> None:
         seconds = time.perf_counter() - began
@@ -220,6 +231,7 @@ class _Run:
             Rule(match=la.name, skip=True) if la.name in given_back else choices[la.name].rule(la) for la in chosen
         )
         self.steps.append(Step("search", time.perf_counter() - began, None))
+        self._given_back_layers.update(given_back)
         for name in given_back:
             self._refused[name] = f"with it compressed, the model would miss {budget.model_sqnr_db:g} dB"
         if not given_back:
@@ -279,7 +291,8 @@ class _Run:
                 or self._refused.get(layer.name)
                 or ("the recipe leaves it alone" if skipped else "no pass of the recipe shares its weights")
             )
-            found.append(LeftAlone(layer.name, layer.op, why, layer.constant.nbytes))
+            wanted = layer.name in self._given_back_layers
+            found.append(LeftAlone(layer.name, layer.op, why, layer.constant.nbytes, wanted))
         return found
 
     def verify(self, model: Model, judge: Judge) -> Fidelity:

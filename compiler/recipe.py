@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from eie.runtime.backends.base import ACTIVATIONS, Activations
 
-from .errors import UserError
+from .errors import UserError, nearest
 from .passes.base import Pass, find_pass, make_pass, parse_pipeline
 
 DEFAULT = "post-training"
@@ -57,6 +57,7 @@ class Rule:
         match: shell pattern on the layer's name (``*``, ``?``, ``[...]``); None: any.
         op: ONNX operator type; None: any.
         skip: True leaves the layers alone; False takes that back; None says nothing.
+        optional: True: the rule may match no layer, as in recipes that are meant for many models; otherwise that is an error.
         options: pass name -> option -> value.
     """
 
@@ -64,6 +65,7 @@ class Rule:
     op: str | None = None
     skip: bool | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    optional: bool | None = None
 
     def covers(self, name: str, op: str) -> bool:
         # names hold brackets and slashes as plain characters: an exact name always matches itself
@@ -107,11 +109,8 @@ class Recipe:
             return cls.parse(text, str(source))
         path = Path(source)
         if path.suffix != ".toml" and not path.exists():
-            near = difflib.get_close_matches(str(source), presets(), 1)
             raise UserError(
-                "no preset of that name, and no such file",
-                where=str(source),
-                hint=f"Presets: {', '.join(presets())}." + (f" Did you mean {near[0]}?" if near else ""),
+                "no preset of that name, and no such file", where=str(source), hint=nearest(source, presets())
             )
         try:
             text = path.read_text(encoding="utf-8")
@@ -175,7 +174,7 @@ class Recipe:
     def check(self, layers: Sequence[Named]) -> None:
         """Raises UserError for a rule that matches no layer, naming the nearest ones."""
         for rule in self.rules:
-            if any(rule.covers(layer.name, layer.op) for layer in layers):
+            if rule.optional or any(rule.covers(layer.name, layer.op) for layer in layers):
                 continue
             if rule.match is not None:
                 pool = {layer.name for layer in layers}
@@ -192,8 +191,11 @@ class Recipe:
         """This recipe with more rules after its own."""
         return replace(self, rules=(*self.rules, *rules))
 
-    def to_toml(self) -> str:
-        """The text that ``parse`` reads back to an equal recipe."""
+    def to_toml(self, *, every: bool = False) -> str:
+        """The text that ``parse`` reads back to an equal recipe.
+
+        ``every``: options that nobody wrote down too, so that it means the same when defaults change.
+        """
         lines = [
             f"description = {_toml(self.description)}",
             f"passes = {_toml([p.name for p in self.passes])}",
@@ -202,13 +204,14 @@ class Recipe:
         if self.budget is not None:
             lines += ["", "[budget]", *(f"{f.name} = {_toml(getattr(self.budget, f.name))}" for f in fields(Budget))]
         for step in self.passes:
-            if _given(step):
-                lines += ["", f"[{step.name}]", *(f"{k} = {_toml(v)}" for k, v in _given(step).items())]
+            options = {f.name: getattr(step, f.name) for f in fields(step)} if every else _given(step)
+            if options:
+                lines += ["", f"[{step.name}]", *(f"{k} = {_toml(v)}" for k, v in options.items())]
         for rule in self.rules:
             lines += ["", "[[rule]]"]
             lines += [
                 f"{key} = {_toml(value)}"
-                for key in ("match", "op", "skip")
+                for key in ("match", "op", "skip", "optional")
                 if (value := getattr(rule, key)) is not None
             ]
             lines += [
@@ -240,13 +243,13 @@ def _rule(data: dict[str, Any], where: str) -> Rule:
         if key in ("match", "op"):
             if not isinstance(value, str):
                 raise UserError(f"{key} is a string", where=where)
-        elif key == "skip":
+        elif key in ("skip", "optional"):
             if not isinstance(value, bool):
-                raise UserError("skip is true or false", where=where)
+                raise UserError(f"{key} is true or false", where=where)
         else:
             if not isinstance(value, dict):
                 raise UserError(
-                    f"{key} = {value!r} is neither match, op, skip nor a pass with its options",
+                    f"{key} = {value!r} is neither match, op, skip, optional nor a pass with its options",
                     where=where,
                     hint="For example: cluster = { bits = 5 }.",
                 )
@@ -255,18 +258,13 @@ def _rule(data: dict[str, Any], where: str) -> Rule:
             options[key] = value
     if "match" not in data and "op" not in data:
         raise UserError("a rule says which layers by match or op", where=where)
-    return Rule(data.get("match"), data.get("op"), data.get("skip"), options)
+    return Rule(data.get("match"), data.get("op"), data.get("skip"), options, data.get("optional"))
 
 
 def _only(data: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     for key in data:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            raise UserError(
-                f"unknown key {key!r}",
-                where=where,
-                hint=f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}.",
-            )
+            raise UserError(f"unknown key {key!r}", where=where, hint=nearest(key, known))
 
 
 def _table(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

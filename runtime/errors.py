@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class EieError(Exception):
     """Base of every error of this project.
@@ -39,3 +42,11 @@ class ModelError(UserError):
 
 class PromiseError(EieError):
     """Everything ran, but something promised was not kept (``--strict``, a budget). The command line exits with 1."""
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """The hint for a name that is none of ``known``: the most similar one, whatever its case, or all there are."""
+    names = list(known)
+    folded = {n.casefold(): n for n in reversed(names)}
+    near = difflib.get_close_matches(str(name).casefold(), folded, 1, 0.4)
+    return f"Did you mean {folded[near[0]]!r}?" if near else f"There are {', '.join(map(repr, names)) or 'none'}"

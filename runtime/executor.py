@@ -16,23 +16,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from . import controlflow, valueinfo
-from .artifact import (
-    DOMAIN,
-    EieNode,
-    PayloadReader,
-    Tensors,
-    bodies_of,
-    constant_tensor,
-    eie_node,
-    has_layers,
-    label,
-    opset_versions,
-)
+from .artifact import EieNode, PayloadReader, eie_node
 from .backends.base import Activations, Backend, LayerSpec, Run
 from .errors import FormatError, ModelError
+from .modelfile import bodies_of, has_layers, label, opset_versions
+from .operators import DOMAIN
 from .partition import schedule
 from .program import LayerStep, Program, Step
 from .segments import Constant, Segment, Settings
+from .tensors import Tensors, constant_tensor
 
 if TYPE_CHECKING:
     import onnx
@@ -231,7 +223,7 @@ class Executor:
             self.formats.add(spec.activations)
         why = ""
         judge = getattr(self._backend, "verdict", None)
-        if judge is not None and spec.activations == "f32" and layer.op in _STANDARD:
+        if judge is not None and spec.activations == "f32" and layer.operator.computes:
             verdict = judge(spec)
             if verdict is not None and verdict.dense:
                 return self._dense(op, spec, verdict.why)
@@ -262,20 +254,25 @@ class Executor:
         """Turn a layer back into the standard operator, its weight decoded."""
         import onnx
 
-        node, weight = op.node, spec.weights[0].dense()
-        x, bias, y = node.input[0], node.input[2] if len(node.input) > 2 else "", node.output[0]
+        node, stem = op.node, label(op.node)
+        weights = [w.dense() for w in spec.weights]
         if spec.op == "Gemm":
-            weight = np.ascontiguousarray(weight.T)
-            held = self._hoist(f"{y}/weight", weight)
+            weights = [np.ascontiguousarray(weights[0].T)]
+        held = [self._hoist(f"{stem}/weight", w) for w in weights]
+        rest = list(node.input[1 + len(held) :])
+        if spec.op == "Gemm":
+            y, bias = node.output[0], rest[0] if rest else ""
             product = self._fresh(f"{y}/product") if bias else y
-            nodes = [onnx.helper.make_node("MatMul", [x, held], [product], name=node.name)]
+            nodes = [onnx.helper.make_node("MatMul", [node.input[0], *held], [product], name=node.name)]
             if bias:
                 nodes.append(onnx.helper.make_node("Add", [product, bias], [y], name=f"{node.name}/bias"))
         else:
-            held = self._hoist(f"{y}/weight", weight)
-            inputs = [x, held, bias] if bias else [x, held]
-            nodes = [onnx.helper.make_node(spec.op, inputs, [y], name=node.name, **spec.attributes)]
-        self.layers.append(LayerReport(spec.name, spec.op, "dense", why, weight.nbytes))
+            attributes = dict(spec.attributes)
+            if len(held) > 1:
+                attributes["hidden_size"] = spec.weights[1].shape[2]
+            inputs = [node.input[0], *held, *rest]
+            nodes = [onnx.helper.make_node(spec.op, inputs, list(node.output), name=node.name, **attributes)]
+        self.layers.append(LayerReport(spec.name, spec.op, "dense", why, sum(w.nbytes for w in weights)))
         return [Op(n) for n in nodes]
 
     def _hoist(self, stem: str, content: np.ndarray[Any, Any]) -> str:
@@ -464,9 +461,6 @@ class Executor:
         if valueinfo.shape_of(found) is None and valueinfo.type_string(found) == valueinfo.type_string(output.type):
             return output.type
         return found
-
-
-_STANDARD = ("Gemm", "Conv", "ConvTranspose")
 
 
 def _undefined(name: str, reader: str) -> NoReturn:

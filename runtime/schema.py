@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from . import format as container
-from .artifact import DOMAIN, OPERATORS, VERSION, Operator
 from .errors import FormatError
+from .operators import DOMAIN, OPERATORS, VERSION, Operator
 from .valueinfo import Dim, shape_of
 
 Shape = list[Dim]

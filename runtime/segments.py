@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import valueinfo
-from .artifact import DOMAIN, Tensors, bodies_of, label, plain_type
 from .errors import EieError, InputError, ModelError
+from .modelfile import bodies_of, label
+from .operators import DOMAIN
+from .tensors import Tensors, plain_type
 
 if TYPE_CHECKING:
     import onnx

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from . import valueinfo
-from .artifact import EieNode, Source, Tensors, describe, eie_nodes, load_model
+from .artifact import EieNode, eie_nodes
 from .backends import registry
 from .backends.base import ACTIVATIONS, Activations
-from .errors import InputError, ModelError, UserError
+from .errors import InputError, ModelError, UserError, nearest
 from .executor import Executor, LayerReport
+from .modelfile import Source, describe, load_model
 from .segments import inference_session, session_options, translated
+from .tensors import Tensors
 from .valueinfo import NodeArg
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class Session:
             path = os.fspath(path)
         self._where = describe(path)
         model = load_model(path)
-        self._inputs = {i.name: i for i in model.graph.input}
+        self._inputs = {i.name: _Expected.of(i) for i in model.graph.input}
         self._optional = {t.name for t in model.graph.initializer}
         self._fixed: set[str] = set()
         self._executor: Executor | None = None
@@ -96,7 +98,13 @@ class Session:
         self._fixed = {p.name for layer in compressed for p in layer.payloads}
         self._formats = {activations or layer.activations for layer in compressed if layer.operator.computes}
         self._layers = [
-            LayerReport(n.name, n.op, "custom operator", "backend ort runs every compressed layer this way", 0)
+            LayerReport(
+                n.name,
+                n.op,
+                "custom operator",
+                "packed, or dense where that is expected to be faster: decided when the session is made",
+                0,
+            )
             for n in compressed
         ]
 
@@ -151,7 +159,7 @@ class Session:
         wanted = known if output_names is None or not len(output_names) else list(output_names)
         for name in wanted:
             if name not in known:
-                raise InputError(f"the model has no output {name!r}", where="output_names", hint=_nearest(name, known))
+                raise InputError(f"the model has no output {name!r}", where="output_names", hint=nearest(name, known))
         values = self._checked(feeds)
         if self._executor is not None:
             return self._executor.program.run(values, outputs=tuple(wanted))
@@ -166,15 +174,15 @@ class Session:
         missing = [n for n in needed if n not in feeds]
         for name in feeds:
             if name not in self._inputs or (name in self._fixed and name in self._optional):
-                hint = _nearest(str(name), missing or needed)
+                hint = nearest(name, missing or needed)
                 raise InputError(f"the model has no input {name!r}", where="feeds", hint=hint)
         if missing:
             raise InputError(f"has no value for {', '.join(map(repr, missing))}", where="feeds",
                              hint=f"The model takes {', '.join(map(repr, needed))}")  # fmt: skip
-        checked = {name: _fitting(name, value, self._inputs[name].type) for name, value in feeds.items()}
+        checked = {name: _fitting(self._inputs[name], value) for name, value in feeds.items()}
         if self._executor is not None:  # bfloat16 and its like travel as float32 there
             for name, value in checked.items():
-                if isinstance(value, np.ndarray) and valueinfo.numpy_type(self._inputs[name].type) is None:
+                if isinstance(value, np.ndarray) and self._inputs[name].dtype is None:
                     checked[name] = value.astype(np.float32)
         return checked
 
@@ -184,25 +192,43 @@ def _check_options(threads: int, activations: str | None) -> None:
         raise UserError(f"must be a number from 1 to 1024, not {threads!r}", where="threads")
     if activations is not None and activations not in ACTIVATIONS:
         raise UserError(f"must be one of {', '.join(ACTIVATIONS)}, not {activations!r}", where="activations",
-                        hint=_nearest(str(activations), ACTIVATIONS))  # fmt: skip
+                        hint=nearest(activations, ACTIVATIONS))  # fmt: skip
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
-    names = list(names)
-    folded = {n.casefold(): n for n in reversed(names)}
-    near = difflib.get_close_matches(name.casefold(), folded, 1, 0.4)
-    return f"Did you mean {folded[near[0]]!r}?" if near else f"There are {', '.join(map(repr, names)) or 'none'}"
+@dataclass(frozen=True)
+class _Expected:
+    """What an input takes, read once.
+
+    Attributes:
+        name: of the input.
+        type: as ONNX Runtime spells it.
+        tensor, sequence: what kind of value it is; neither: a map or an optional.
+        dtype: of the array; None where numpy has no such type, or it is no tensor.
+        shape: None for an unknown rank; a dimension is a number, a name or None.
+    """
+
+    name: str
+    type: str
+    tensor: bool
+    sequence: bool
+    dtype: np.dtype[Any] | None
+    shape: Sequence[int | str | None] | None
+
+    @classmethod
+    def of(cls, info: onnx.ValueInfoProto) -> _Expected:
+        kind = info.type
+        tensor = kind.HasField("tensor_type")
+        return cls(info.name, valueinfo.type_string(kind), tensor, kind.HasField("sequence_type"),
+                   valueinfo.numpy_type(kind) if tensor else None, valueinfo.shape_of(kind) if tensor else None)  # fmt: skip
 
 
-def _fitting(name: str, value: Any, kind: onnx.TypeProto) -> Any:
+def _fitting(kind: _Expected, value: Any) -> Any:
     """A fed value, checked against the input's declared type: what ONNX Runtime can't take is an error here."""
-    where = f"input {name!r}"
-    expected = valueinfo.type_string(kind)
-    if not kind.HasField("tensor_type"):
-        if kind.HasField("sequence_type") and not isinstance(value, (list, tuple)):
+    where, expected, dtype, shape = f"input {kind.name!r}", kind.type, kind.dtype, kind.shape
+    if not kind.tensor:
+        if kind.sequence and not isinstance(value, (list, tuple)):
             raise InputError(f"expected {expected}, a list of arrays, got {type(value).__name__}", where=where)
         return list(value) if isinstance(value, tuple) else value
-    dtype = valueinfo.numpy_type(kind)
     if dtype is None:
         return value
     if hasattr(value, "numpy") and not isinstance(value, np.ndarray):  # an OrtValue, a torch tensor on the CPU
@@ -215,7 +241,6 @@ def _fitting(name: str, value: Any, kind: onnx.TypeProto) -> Any:
     if value.dtype != dtype and not (strings and value.dtype.kind in "UST"):
         hint = None if strings or value.dtype.kind in "USO" else f"Convert it with .astype(np.{dtype})"
         raise InputError(f"expected {expected}, got an array of {value.dtype}", where=where, hint=hint)
-    shape = valueinfo.shape_of(kind)
     if shape is not None and (
         len(shape) != value.ndim or any(isinstance(d, int) and d != n for d, n in zip(shape, value.shape, strict=True))
     ):

@@ -117,7 +117,7 @@ def numpy_type(proto: onnx.TypeProto) -> np.dtype[Any] | None:
     """The numpy type of a tensor's elements; None where numpy has none, and for what is no tensor."""
     import onnx
 
-    from .artifact import plain_type
+    from .tensors import plain_type
 
     if not proto.HasField("tensor_type"):
         return None

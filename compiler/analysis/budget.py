@@ -181,15 +181,15 @@ class _Scale:
         return Choice(density, bits, decibels(self.probe.noise_ratio(shared)), int(size))
 
 
-def approximate(weight: Array, choice: Choice, prune: Sparsify) -> Array:
-    """The weight a choice leads to; shape as ``weight``.
+def approximate(weight: Array, choice: Choice, prune: Sparsify, op: str) -> Array:
+    """The weight of an ``op`` a choice leads to; shape as ``weight``.
 
     Args:
         prune: the pass as the recipe has it for the layer; its density is the choice's.
     """
     if choice.exact or weight.size == 0:
         return weight
-    return _shared(weight, replace(prune, density=choice.density).mask(weight), choice.bits, MOST)[0]
+    return _shared(weight, replace(prune, density=choice.density).mask(weight, op), choice.bits, MOST)[0]
 
 
 def _shared(weight: Array, mask: npt.NDArray[np.bool_], bits: int, bins: int) -> tuple[Array, npt.NDArray[np.integer]]:

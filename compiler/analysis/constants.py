@@ -34,6 +34,9 @@ def designed(array: Array, op: str, slot: int = 1) -> str | None:
             return "all its values are the same: no trained weight"
         if distinct.size == 2 and 0 in distinct:
             return "a mask or a selection: its only values are 0 and one other"
+    largest = float(np.abs(array).max(initial=0))
+    if largest > 0:  # what follows squares values
+        array = array.astype(np.float64) / largest
     if op in {"Conv", "ConvTranspose"}:
         return _kernel(array)
     if op in {"Gemm", "MatMul", "Gather", "Einsum"} and array.ndim == 2 and min(array.shape) >= 4:

@@ -93,7 +93,7 @@ def _ort_errors() -> tuple[type[Exception], ...]:
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    return (ValueError, *_ort_errors())
+    return (ValueError, TypeError, RuntimeError, *_ort_errors())
 
 
 def _first_line(error: Exception) -> str:

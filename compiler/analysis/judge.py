@@ -77,6 +77,13 @@ class Judge:
                 singles[i] for i in np.unique(np.linspace(0, len(singles) - 1, min(samples, len(singles))).astype(int))
             ]
             self.expected = [runner.run(feed) for feed in self.feeds]
+            spoilt = sum(not _any_finite(values) for values in self.expected)
+            if spoilt:
+                raise UserError(
+                    f"the model's outputs are not finite on {spoilt} of {len(self.feeds)} samples",
+                    where=where,
+                    hint="Look for NaN or infinity in the samples.",
+                )
             self._batches = split(arrays, inputs, batch=_AT_ONCE, where=where)[0] if self.labels is not None else []
 
     def measure(self, model: Model) -> Fidelity:
@@ -92,7 +99,7 @@ class Judge:
             for layer in layers:
                 prune = recipe.options(layer, plain)
                 assert isinstance(prune, Sparsify)
-                layer.set_array(approximate(layer.array(), choices[layer.name], prune))
+                layer.set_array(approximate(layer.array(), choices[layer.name], prune, layer.op))
             return self.measure(model)
         finally:
             for constant, content, transposed in kept:
@@ -142,6 +149,12 @@ def top1(outputs: Iterable[Array], labels: Array) -> float:
     if picked.size != labels.size:
         raise UserError(f"the model gave {picked.size} answers for {labels.size} labels", where="label")
     return float((picked == labels).mean()) if labels.size else float("nan")
+
+
+def _any_finite(values: Sequence[Array]) -> bool:
+    """Whether there is anything to compare: no output of numbers, or one with a finite number."""
+    numbers = [v for v in map(np.asarray, values) if v.dtype.kind == "f" and v.size]
+    return not numbers or any(np.isfinite(v).any() for v in numbers)
 
 
 def _first_that_runs(runner: Runner, candidates: Iterable[list[Feeds]]) -> tuple[list[Feeds], list[list[Array]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ RECURRENT = {"LSTM", "GRU", "RNN"}
 FEWEST = 64  # elements: below, a payload's header takes what coding wins
 LISTED = 256  # elements from which a constant that is no weight is worth a line
 
+_NOT_FINITE = "NaN or infinite values"
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 _INTEGER_OPERATORS = {
     "QLinearConv",
@@ -44,12 +45,16 @@ _INTEGER_OPERATORS = {
 
 @dataclass(frozen=True)
 class LeftAlone:
-    """A constant that stays as it is: its layer's or its own name, the operator that reads it, why, its bytes."""
+    """A constant that stays as it is: its layer's or its own name, the operator that reads it, why, its bytes.
+
+    ``wanted`` says that it is a weight that should have been compressed: what --strict asks for.
+    """
 
     name: str
     op: str
     why: str
     bytes: int
+    wanted: bool = False
 
 
 @dataclass(eq=False)
@@ -91,6 +96,8 @@ class Layer:
 
     def array(self) -> npt.NDArray[np.float32]:
         """The weight as float32, of ``shape``; a compressed one decoded."""
+        if self.weight is not None and self.constant.transposed == self.transposed:
+            return self.weight.dense()  # not rounded to the constant's type: payloads hold float32
         dense = np.asarray(self.constant.array(), np.float32)
         return np.ascontiguousarray(dense.T if self.transposed else dense)
 
@@ -111,6 +118,7 @@ def find_layers(model: Model) -> tuple[list[Layer], list[LeftAlone]]:
     layers: dict[Constant, Layer] = {}
     refused: dict[Constant, LeftAlone] = {}
     names: dict[str, int] = {}
+    outputs = {o.name for graph in model.graph.graphs() for o in graph.outputs}
     for graph, node in model.graph.walk():
         for slot, constant, transposed in _weights(graph, node):
             if constant in layers:
@@ -119,9 +127,9 @@ def find_layers(model: Model) -> tuple[list[Layer], list[LeftAlone]]:
             if constant in refused:
                 continue
             name = node.label + (f".{'_WR'[slot]}" if node.op in RECURRENT else "")
-            why = _refusal(model, node, slot, constant)
+            why = _refusal(outputs, node, slot, constant)
             if why is not None:
-                refused[constant] = LeftAlone(name, node.op, why, constant.nbytes)
+                refused[constant] = LeftAlone(name, node.op, why, constant.nbytes, wanted=why.endswith(_NOT_FINITE))
                 continue
             names[name] = names.get(name, 0) + 1
             if names[name] > 1:
@@ -148,15 +156,16 @@ def _weights(graph: Graph, node: Node) -> Iterator[tuple[int, Constant, bool]]:
         yield slot, constant, transposed
 
 
-def _refusal(model: Model, node: Node, slot: int, constant: Constant) -> str | None:
-    if any(graph.is_output(constant.name) for graph in model.graph.graphs()):
+def _refusal(outputs: Set[str], node: Node, slot: int, constant: Constant) -> str | None:
+    if constant.name in outputs:
         return "it is also an output of the graph"
     if constant.elements < FEWEST:
         return f"{constant.elements} elements are too few to gain anything"
-    array = np.asarray(constant.array(), np.float32)
+    with np.errstate(invalid="ignore"):
+        array = np.asarray(constant.array(), np.float32)
     bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     if bad:
-        return f"it holds {bad:,} NaN or infinite values"
+        return f"it holds {bad:,} {_NOT_FINITE}"
     if node.op == "Gather" and node.get("axis", 0) != 0 and array.ndim < 2:
         return "a table of single numbers"
     return None if node.op in RECURRENT else designed(array, node.op, slot)

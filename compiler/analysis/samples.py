@@ -40,25 +40,57 @@ def made_up(
                 hint=f"Its inputs: {', '.join(i.name for i in inputs)}.",
             )
     open_axes = any(_open(i) for i in inputs if i.name not in shapes)
+    known = {i.name: _known_axes(i.name, model.graph) for i in inputs}
     for size in _SIZES if open_axes else _SIZES[:1]:
         rng = np.random.default_rng(seed)
         yield [
-            {i.name: _sample(i, tuple(shapes.get(i.name, _shape(i, size))), k, rng, model.graph) for i in inputs}
+            {
+                i.name: _sample(i, tuple(shapes.get(i.name, _shape(i, size, known[i.name]))), k, rng, model.graph)
+                for i in inputs
+            }
             for k in range(count)
         ]
 
 
 def _open(info: onnx.ValueInfoProto) -> bool:
-    dims = info.type.tensor_type.shape.dim
-    return any(not d.HasField("dim_value") or d.dim_value < 0 for d in dims[1:])
+    tensor = info.type.tensor_type
+    return not tensor.HasField("shape") or any(
+        not d.HasField("dim_value") or d.dim_value < 0 for d in tensor.shape.dim[1:]
+    )
 
 
-def _shape(info: onnx.ValueInfoProto, size: int) -> tuple[int, ...]:
-    """A dimension without a size is 1 where it counts samples (by its name, or as the first), else ``size``."""
+def _known_axes(name: str, graph: Graph) -> dict[int, int]:
+    """What the weights that read an input say of its axes, counted from the end of a matrix, from the front of a map."""
+    found: dict[int, int] = {}
+    for node in graph.consumers(name):
+        weight = graph.constant(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[0] == name else None
+        if weight is None or len(weight.dims) < 2:
+            continue
+        if node.op == "Conv":
+            found[1] = weight.dims[1] * int(node.get("group", 1))
+        elif node.op == "ConvTranspose":
+            found[1] = weight.dims[0]
+        elif node.op == "MatMul":
+            found[-1] = weight.dims[-2]
+        elif node.op == "Gemm" and not node.get("transA", 0):
+            found[-1] = weight.dims[1] if node.get("transB", 0) else weight.dims[0]
+        elif node.op in {"LSTM", "GRU", "RNN"}:
+            found[2] = weight.dims[2]
+    return found
+
+
+def _shape(info: onnx.ValueInfoProto, size: int, known: Mapping[int, int]) -> tuple[int, ...]:
+    """A dimension without a size is what a weight says, else 1 where it counts samples (by its name, or as the first), else
+    ``size``. An input of unknown rank is taken for one sample of a matrix."""
+    if not info.type.tensor_type.HasField("shape"):
+        return (1, known.get(-1, size))
     found = []
-    for axis, dim in enumerate(info.type.tensor_type.shape.dim):
+    dims = info.type.tensor_type.shape.dim
+    for axis, dim in enumerate(dims):
         if dim.HasField("dim_value") and dim.dim_value >= 0:
             found.append(dim.dim_value)
+        elif axis in known or axis - len(dims) in known:
+            found.append(known.get(axis, known.get(axis - len(dims), size)))
         else:
             found.append(1 if axis == 0 or "batch" in dim.dim_param.lower() else size)
     return tuple(found)
@@ -73,13 +105,13 @@ def _sample(
     except KeyError:
         dtype = np.dtype(object)
     if dtype == np.bool_:
-        return rng.integers(0, 2, shape).astype(np.bool_)
+        return np.asarray(rng.integers(0, 2, shape), np.bool_)
     if dtype in (np.uint8, np.int8):
         low, high = (0, 256) if dtype == np.uint8 else (-128, 128)
         field = _field(shape, rng)
-        return (low + (high - low - 1) * field).astype(dtype)
+        return np.asarray(low + (high - low - 1) * field, dtype)
     if np.issubdtype(dtype, np.integer):
-        return _whole_number(info.name, shape, rng, graph).astype(dtype)
+        return np.asarray(_whole_number(info.name, shape, rng, graph), dtype)
     if dtype.hasobject:
         raise UserError(
             f"input {info.name!r} is no tensor of numbers: no sample can be made up for it",
@@ -88,9 +120,9 @@ def _sample(
         )
     field = _field(shape, rng)
     if any(dim == 0 for dim in shape):
-        return field.astype(dtype)
+        return np.asarray(field, dtype)
     ranges = (field, (field - field.mean()) / max(float(field.std()), 1e-3), 255 * field)
-    return ranges[index % 3].astype(dtype)
+    return np.asarray(ranges[index % 3], dtype)
 
 
 def _field(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -7,9 +7,11 @@ from typing import Any
 
 from rich.table import Table
 
-from eie.runtime.artifact import load_model, payloads
+from eie.runtime.artifact import payloads
 from eie.runtime.format import decode, inspect
+from eie.runtime.modelfile import load_model
 
+from ..errors import ModelError
 from ..report.result import KINDS
 from ..report.table import console, size
 from .common import Json, ModelPath, print_json
@@ -41,6 +43,10 @@ def command(model: ModelPath, json: Json = False) -> None:
                 "bytes_by_kind": dict(info.bytes_by_kind()),
                 "dense_bytes": 4 * math.prod(weight.shape),
             }
+        )
+    if not rows:
+        raise ModelError(
+            "holds no compressed weights", where=str(model), hint="`eie layers` shows what of it can be compressed."
         )
     total = model.stat().st_size
     held = sum(row["bytes"] for row in rows)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import metadata
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -22,6 +24,17 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Makes trained ONNX models many times smaller and faster, and proves both.",
 )
+
+
+@app.callback(invoke_without_command=True)
+def version_or_help(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"eie {metadata.version('eie')}")
+        raise typer.Exit
+
+
 for command in (optimize, layers, inspect, run, evaluate, doctor):
     app.command(command.NAME)(command.command)
 

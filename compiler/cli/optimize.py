@@ -51,7 +51,11 @@ def command(
         Path | None, typer.Option(help="Write the recipe that was used, search results filled in.", show_default=False)
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Fail (exit code 1) when a weight is left alone or a budget is missed.")
+        bool,
+        typer.Option(
+            "--strict",
+            help="Fail (exit code 1) when a weight that should be compressed can't be, or the budget is missed.",
+        ),
     ] = False,
     json: Json = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Every pass, every reason.")] = False,
@@ -81,7 +85,7 @@ def command(
         else:
             result.save(target)
     if save_recipe is not None:
-        write_text(save_recipe, result.recipe.to_toml())
+        write_text(save_recipe, result.recipe.to_toml(every=True))
     if json:
         print_json(result.json())
         return

@@ -8,12 +8,12 @@ Everything that ONNX knows and no pass needs (documentation, metadata, type anno
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import networkx as nx
-import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
@@ -43,6 +43,7 @@ class Constant:
         self.name = name
         self._content = content
         self.transposed = transposed
+        self.folded_from: int | None = None  # bytes of the integers it was dequantized from
         if isinstance(content, onnx.TensorProto):
             self.dims: tuple[int, ...] = tuple(content.dims)
             self.data_type: int = content.data_type
@@ -52,6 +53,11 @@ class Constant:
         else:
             self.dims = tuple(content.shape) if dims is None else dims
             self.data_type = onnx.helper.np_dtype_to_tensor_dtype(content.dtype) if data_type is None else data_type
+
+    @property
+    def stored(self) -> int:
+        """Bytes the file held this tensor in: fewer than ``nbytes`` where it was folded from quantized integers."""
+        return self.nbytes if self.folded_from is None else self.folded_from
 
     @property
     def content(self) -> onnx.TensorProto | Array | Weight:
@@ -64,12 +70,12 @@ class Constant:
 
     @property
     def elements(self) -> int:
-        return int(np.prod(self.dims, dtype=np.int64))
+        return math.prod(self.dims)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tensor as ONNX stores it, uncompressed."""
-        return (self.elements * _bits_of(self.data_type) + 7) // 8
+        return (self.elements * bits_of(self.data_type) + 7) // 8
 
     def array(self) -> Array:
         """The tensor as numpy array, in its own type and orientation (a compressed one decoded)."""
@@ -87,10 +93,22 @@ class Constant:
         self._content, self.transposed = content, transposed
 
 
-def _bits_of(data_type: int) -> int:
-    small: dict[int, int] = {onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4, onnx.TensorProto.FLOAT4E2M1: 4}
-    if data_type in small:
-        return small[data_type]
+_NARROW = {  # types of several elements a byte; which there are depends on the version of onnx
+    value: bits
+    for name, value in onnx.TensorProto.DataType.items()
+    for prefixes, bits in ((("INT4", "UINT4", "FLOAT4"), 4), (("INT2", "UINT2"), 2), (("FLOAT6",), 6))
+    if name.startswith(prefixes)
+}
+
+
+def bits_of(data_type: int) -> int:
+    """Bits an element takes in a file; 0 for strings.
+
+    Raises:
+        KeyError: ONNX knows no such type.
+    """
+    if data_type in _NARROW:
+        return _NARROW[data_type]
     if data_type == onnx.TensorProto.STRING:
         return 0
     return int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize) * 8
@@ -205,9 +223,9 @@ class Graph:
                     yield from body.walk()
 
     def graphs(self) -> Iterator[Graph]:
-        """This graph and all bodies below it."""
+        """This graph and all bodies below it, in no order that means anything."""
         yield self
-        for node in self.nodes:
+        for node in self.structure:
             for bodies in node.bodies.values():
                 for body in bodies:
                     yield from body.graphs()
@@ -221,6 +239,7 @@ class Graph:
         for graph in top.graphs():
             found.update(i.name for i in graph.inputs)
             found.update(graph.constants)
+            found.update(s.values.name for s in graph.extra.sparse_initializer)
             for node in graph.structure:
                 found.update(node.inputs, node.outputs)
         return found

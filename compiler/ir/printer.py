@@ -47,17 +47,17 @@ def _value(attribute: onnx.AttributeProto) -> str:
     value = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, onnx.TensorProto):
         return f"{_kind(value.data_type)}{list(value.dims)}"
+    if isinstance(value, bytes | float | int):
+        return _scalar(value)
+    if attribute.type in {onnx.AttributeProto.FLOATS, onnx.AttributeProto.INTS, onnx.AttributeProto.STRINGS}:
+        return f"[{', '.join(_scalar(v) for v in value)}]"
+    return str(onnx.AttributeProto.AttributeType.Name(attribute.type).lower())
+
+
+def _scalar(value: bytes | float | int) -> str:
     if isinstance(value, bytes):
         return f'"{value.decode("utf-8", "backslashreplace")}"'
-    if isinstance(value, float):
-        return f"{value:g}"
-    if attribute.type in {onnx.AttributeProto.FLOATS, onnx.AttributeProto.INTS, onnx.AttributeProto.STRINGS}:
-        return (
-            "["
-            + ", ".join(v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else f"{v:g}" for v in value)
-            + "]"
-        )
-    return str(value) if isinstance(value, int) else onnx.AttributeProto.AttributeType.Name(attribute.type).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _constant(constant: Constant) -> str:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePath
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from ..errors import ModelError
-from .graph import Constant, Graph, Model, Node
-
-_PACKED = {
-    t for n in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2") if (t := getattr(onnx.TensorProto, n, None)) is not None
-}
+from .graph import Constant, Graph, Model, Node, bits_of
 
 
 def read(source: str | Path | onnx.ModelProto) -> Model:
@@ -28,6 +25,9 @@ def read(source: str | Path | onnx.ModelProto) -> Model:
     else:
         path = Path(source)
         proto = _parse(path)
+    bad = next(_not_text(proto, "model"), None)
+    if bad is not None:
+        raise ModelError(f"no ONNX model: {bad} is no text", where=str(path or "model"), hint="The file is damaged.")
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise ModelError(
             "no ONNX model: it holds no graph", where=str(path or "model"), hint="Give a file that onnx.load can read."
@@ -54,7 +54,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(content)
-    except DecodeError as error:
+    except (DecodeError, UnicodeDecodeError) as error:
         raise ModelError("no ONNX model, or a truncated one: it does not parse", where=str(path), hint=hint) from error
     return proto
 
@@ -72,6 +72,24 @@ def _without(proto: onnx.ModelProto, field: str) -> onnx.ModelProto:
         else:
             setattr(made, descriptor.name, value)
     return made
+
+
+def _not_text(message: Message, path: str) -> Iterator[str]:
+    """Names and other strings that are not UTF-8: parsing lets them pass, using them fails."""
+    if isinstance(message, onnx.TensorProto):  # whose data should not be copied to be looked at
+        fields = [(f, getattr(message, f.name)) for f in _TENSOR_TEXT]
+    else:
+        fields = message.ListFields()
+    for descriptor, value in fields:
+        if descriptor.type == descriptor.TYPE_STRING:
+            if any(isinstance(v, bytes) for v in (value if descriptor.is_repeated else [value])):
+                yield f"{path}.{descriptor.name}"
+        elif descriptor.type == descriptor.TYPE_MESSAGE:
+            for part in value if descriptor.is_repeated else [value]:
+                yield from _not_text(part, f"{path}.{descriptor.name}")
+
+
+_TENSOR_TEXT = [onnx.TensorProto.DESCRIPTOR.fields_by_name[n] for n in ("name", "doc_string", "external_data")]
 
 
 def _graph(proto: onnx.GraphProto, graph: Graph, data: _External) -> Graph:
@@ -146,40 +164,25 @@ class _External:
                 hint="Give the model's path instead of the model in memory.",
             )
         entry = {e.key: e.value for e in tensor.external_data}
-        folder = self.model.resolve().parent
-        path = (folder / entry.get("location", "")).resolve()
-        if not entry.get("location") or not path.is_relative_to(folder) or path == folder:
-            raise ModelError(
-                f"its data would lie outside the model's folder, at {entry.get('location', '')!r}",
-                where=where,
-                hint="This file may not be trustworthy.",
-            )
-        if path not in self._files:
-            try:
-                self._files[path] = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
-            except (OSError, ValueError) as error:
-                raise ModelError(
-                    f"can't read its data file {path.name}: {error}",
-                    where=where,
-                    hint="Keep the data file beside the model.",
-                ) from error
-        content = self._files[path]
+        name, content = self._file(entry.get("location", ""), self.model, where)
         try:
-            elements = _product(tensor.dims)
+            bits = bits_of(tensor.data_type)
+            if not bits:
+                raise ValueError("strings can't lie in another file")
             dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
             offset = int(entry.get("offset", 0))
-            size = (elements * (4 if tensor.data_type in _PACKED else 8 * dtype.itemsize) + 7) // 8
+            size = (_product(tensor.dims) * bits + 7) // 8
             length = int(entry.get("length", size))
         except (ValueError, KeyError) as error:
             raise ModelError(f"its type, shape or offset is not valid: {error}", where=where) from error
         if offset < 0 or length != size or offset + size > content.size:
             raise ModelError(
-                f"it needs {size:,} bytes from {offset:,}, but {path.name} holds {content.size:,} and {length:,} are announced",
+                f"it needs {size:,} bytes from {offset:,}, but {name} holds {content.size:,} and {length:,} are announced",
                 where=where,
                 hint="The data file is truncated or belongs to another model.",
             )
         part = content[offset : offset + size]
-        if tensor.data_type in _PACKED:
+        if bits < 8 * dtype.itemsize:  # several elements a byte
             return onnx.TensorProto(
                 name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, raw_data=part.tobytes()
             )
@@ -188,6 +191,32 @@ class _External:
             if offset % dtype.itemsize == 0
             else np.frombuffer(part.tobytes(), dtype).reshape(tuple(tensor.dims))
         )
+
+    def _file(self, location: str, model: Path, where: str) -> tuple[str, npt.NDArray[np.uint8]]:
+        """The name and the bytes of a data file, which lies in or below the model's folder.
+
+        Where the model is a link into a store of files, as model hubs keep them, its data may be one into the same folder.
+        """
+        given = PurePath(location)
+        try:
+            path = (model.parent / given).resolve()
+            folders = (model.parent.resolve(), model.resolve().parent)
+            plain = location and not given.is_absolute() and ".." not in given.parts and path not in folders
+            if not plain or not any(path.is_relative_to(folder) for folder in folders):
+                raise ModelError(
+                    f"its data would lie outside the model's folder, at {location!r}",
+                    where=where,
+                    hint="This file may not be trustworthy.",
+                )
+            if path not in self._files:
+                self._files[path] = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
+            raise ModelError(
+                f"can't read its data file {location!r}: {error}",
+                where=where,
+                hint="Keep the data file beside the model.",
+            ) from error
+        return path.name, self._files[path]
 
 
 def _product(dims: object) -> int:

@@ -124,14 +124,17 @@ class _DataFile:
         self.stream.write(bytes(-self.stream.tell() % _ALIGNED))
         offset = self.stream.tell()
         content = constant.content
-        if isinstance(content, np.ndarray):
+        if isinstance(content, np.ndarray) and content.nbytes == constant.nbytes:  # 4-bit types are packed when written
             array = np.ascontiguousarray(content)
             for part in np.array_split(
                 array.reshape(-1).view(np.uint8), max(1, array.nbytes >> 26)
             ):  # a mapped tensor stays mapped
                 self.stream.write(part.data)
         else:
-            self.stream.write(_tensor(constant).raw_data)
+            tensor = _tensor(constant)
+            if not tensor.HasField("raw_data"):  # its elements stand in a typed field
+                tensor = numpy_helper.from_array(constant.array(), constant.name)
+            self.stream.write(tensor.raw_data)
         proto.data_location = onnx.TensorProto.EXTERNAL
         for key, value in (("location", self.name), ("offset", offset), ("length", self.stream.tell() - offset)):
             proto.external_data.add(key=key, value=str(value))
@@ -169,7 +172,11 @@ def _graph(graph: Graph, proto: onnx.GraphProto, data: _DataFile | None) -> None
 def _node(node: Node, proto: onnx.NodeProto, data: _DataFile | None) -> None:
     if node.proto is not None:
         proto.CopyFrom(node.proto)
-    proto.op_type, proto.domain, proto.name = node.op, node.domain, node.name
+    proto.op_type = node.op
+    if node.domain:
+        proto.domain = node.domain
+    if node.name:
+        proto.name = node.name
     proto.input.extend(node.inputs)
     proto.output.extend(node.outputs)
     for name, attribute in node.attributes.items():

@@ -1,7 +1,7 @@
 """From a Graph with compressed weights to the artifact: their operators become nodes of ``ai.eie`` (docs/format.md).
 
 Every compressed constant becomes one payload, which all its readers share. A reader that has a compressed form reads the
-payload itself; for any other a ``Decode`` node gives the dense weight. A payload that would be no smaller than the plain
+payload itself; for any other a ``Decode`` node gives the dense weight. A payload that would be hardly smaller than the plain
 tensor is not made: that weight stays as it is, and the caller is told.
 """
 
@@ -17,14 +17,14 @@ import onnx
 
 from eie.runtime.backends.base import Activations
 from eie.runtime.format import CodecName, encode
+from eie.runtime.operators import DOMAIN, VERSION
 from eie.runtime.weight import Weight
 
 from ..analysis.layers import Layer
 from ..ir.graph import Constant, Graph, Model, Node
 
-DOMAIN = "ai.eie"
-VERSION = 1
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+_WORTH = 0.9  # a payload larger than this share of the plain tensor gains too little for a layer of its own
 _RECURRENT_DEFAULTS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"]}
 Array = npt.NDArray[Any]
 
@@ -40,7 +40,7 @@ class Stored:
         attributes: that node's attributes as Python values.
         weight: what the payload holds.
         payload: the payload's bytes.
-        bytes_before: of the plain tensor.
+        bytes_before: of the plain tensor, as the model stored it.
     """
 
     layer: str
@@ -89,7 +89,7 @@ def lower(
             continue
         progress(layer.name)
         payload = encode(weight, codec=codec, index_bits=index_bits)
-        if len(payload) >= layer.constant.nbytes:
+        if len(payload) > _WORTH * layer.constant.nbytes:
             plain = layer.constant.array()
             layer.constant.replace(plain)
             kept_plain[layer.name] = (
@@ -105,7 +105,7 @@ def lower(
             node = _Lowering(model.graph, layer.constant, weight, payloads, activations).run(layer)
             attributes = {name: node.get(name) for name in node.attributes}
             stored.append(
-                Stored(layer.name, source, node.op, attributes, weight, payloads[layer.constant], layer.constant.nbytes)
+                Stored(layer.name, source, node.op, attributes, weight, payloads[layer.constant], layer.constant.stored)
             )
     for graph in model.graph.graphs():
         for name, constant in list(graph.constants.items()):
@@ -150,11 +150,7 @@ class _Lowering:
     def _compressed(self, graph: Graph, node: Node) -> Node | None:
         """The ``ai.eie`` node that takes ``node``'s place, or None where there is none."""
         if node.domain == DOMAIN:  # the other weight of a recurrent layer was lowered first
-            return (
-                node
-                if self.constant.name in (node.inputs[1], node.inputs[2]) and node.op in _RECURRENT_DEFAULTS
-                else None
-            )
+            return node if node.op in _RECURRENT_DEFAULTS and self.constant.name in node.inputs[1:3] else None
         if (
             node.domain not in ("", "ai.onnx")
             or node.inputs.count(self.constant.name) != 1
@@ -172,6 +168,7 @@ class _Lowering:
             ("GRU", 1): self._recurrent,
             ("GRU", 2): self._recurrent,
             ("Gather", 0): self._gather,
+            ("Transpose", 0): self._transposed,
         }.get((node.op, slot))
         return rewrite(graph, node) if rewrite else None
 
@@ -216,6 +213,21 @@ class _Lowering:
         if not self.constant.transposed or len(self.weight.shape) != 2:
             return None
         return self._replace(graph, node, "Gemm", [node.inputs[0], self.constant.name], {})
+
+    def _transposed(self, graph: Graph, node: Node) -> Node | None:
+        """x W^T by way of a Transpose, as tied embeddings have it: the payload's own orientation."""
+        readers, turned = graph.consumers(node.outputs[0]), node.outputs[0]
+        if len(self.weight.shape) != 2 or self.constant.transposed or node.get("perm", [1, 0]) != [1, 0]:
+            return None
+        if (
+            not readers
+            or graph.is_output(turned)
+            or any(r.op != "MatMul" or r.domain or r.inputs[1:] != [turned] for r in readers)
+        ):
+            return None
+        made = [self._replace(graph, r, "Gemm", [r.inputs[0], self.constant.name], {}) for r in readers]
+        graph.remove(node)
+        return made[0]
 
     def _convolution(self, graph: Graph, node: Node) -> Node | None:
         if not 1 <= len(self.weight.shape) - 2 <= 3:

@@ -7,15 +7,14 @@ to each layer or why it left the layer alone.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
 
 from ..analysis.layers import Layer
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..ir.graph import Model
 
 Select = Callable[[Layer], bool]
@@ -105,12 +104,7 @@ def find_pass(name: str, *, where: str = "passes") -> type[Pass]:
         UserError: there is none of that name; names the nearest.
     """
     if name not in REGISTRY:
-        near = difflib.get_close_matches(name, REGISTRY, 1)
-        raise UserError(
-            f"no pass is called {name!r}",
-            where=where,
-            hint=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(REGISTRY)}.",
-        )
+        raise UserError(f"no pass is called {name!r}", where=where, hint=nearest(name, REGISTRY))
     module, attribute = REGISTRY[name]
     found: type[Pass] = getattr(importlib.import_module(f".{module}", __package__), attribute)
     return found
@@ -127,16 +121,22 @@ def make_pass(name: str, options: Mapping[str, Any], *, where: str = "passes") -
     values = {}
     for key, value in options.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            raise UserError(
-                f"{name} has no option {key!r}",
-                where=where,
-                hint=f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(known) or 'none'}.",
-            )
+            raise UserError(f"{name} has no option {key!r}", where=where, hint=nearest(key, known))
         values[key] = _value(name, known[key], value, where)
     step = kind(**values)
     object.__setattr__(step, "given", frozenset(values))
     return step
+
+
+def check_order(passes: Sequence[Pass], *, where: str = "passes") -> None:
+    """Raises UserError where a pass comes before what it requires; canonicalize always runs first."""
+    facts = set(find_pass("canonicalize").ensures)
+    for step in passes:
+        for fact in sorted(step.requires - facts):
+            makers = [name for name in REGISTRY if fact in find_pass(name).ensures]
+            raise UserError(f"{step.name} comes too early: it takes weights that are {fact}", where=where,
+                            hint=f"Put {' or '.join(makers)} before it.")  # fmt: skip
+        facts |= step.ensures
 
 
 def _value(name: str, spec: Any, value: Any, where: str) -> Any:

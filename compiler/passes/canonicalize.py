@@ -12,6 +12,7 @@ an Add of a constant to a Conv's channels becomes its bias, and MatMul + Add of 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -32,6 +33,7 @@ Array = npt.NDArray[Any]
 
 _GROWTH = 4096  # bytes an expression of constants may be larger than what it is made from
 _COMPARED = 64  # elements from which equal constants are looked for
+_EVALUATED = {"DequantizeLinear": 19}  # first version the reference evaluator has; earlier ones are special cases of it
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 _FOLDED = {
     "Add",
@@ -71,8 +73,9 @@ class Canonicalize(Pass):
             _share_equal,
         )
         changed = False
-        for step in steps:
-            changed = step(model) or changed
+        with np.errstate(all="ignore"):  # constants may hold anything; what is not finite is not folded
+            for step in steps:
+                changed = step(model) or changed
         if changed:
             _refresh(model.graph)
             model.graph.prune()
@@ -81,11 +84,10 @@ class Canonicalize(Pass):
 
 def _own_initializers(model: Model) -> bool:
     """An initializer listed as input is a default that a caller may override; exporters list weights so out of habit."""
-    changed = False
-    for graph in model.graph.graphs():
-        kept = [i for i in graph.inputs if i.name not in graph.constants]
-        changed = changed or len(kept) != len(graph.inputs)
-        graph.inputs = kept
+    graph = model.graph
+    kept = [i for i in graph.inputs if i.name not in graph.constants]
+    changed = len(kept) != len(graph.inputs)
+    graph.inputs = kept
     if changed:
         model.ir_version = max(4, model.ir_version)  # before version 4 every initializer had to be an input
     return changed
@@ -133,30 +135,58 @@ def _expression(model: Model, graph: Graph, node: Node) -> bool:
         return False
     if node.op == "DequantizeLinear" and not _feeds_weight(graph, node.outputs[0]):
         return False  # integers are smaller; only a weight gains from being seen as numbers
+    if node.op != "DequantizeLinear" and any(c.nbytes > _GROWTH and _shared(graph, c.name) for c in given):
+        return False  # a weight with other readers (tied embeddings, say) would be there twice
+    most = math.inf if node.op == "DequantizeLinear" else sum(c.nbytes for c in given) + _GROWTH
+    if _least_elements(node, given) > most:  # at least a byte each
+        return False
     value = _evaluate(node, {c.name: c.array() for c in given}, model.graph.opsets.get("", 1))
-    if (
-        value is None
-        or value.dtype == object
-        or (node.op != "DequantizeLinear" and value.nbytes > sum(c.nbytes for c in given) + _GROWTH)
-    ):
+    if value is None or value.dtype == object or value.nbytes > most:
         return False
     graph.remove(node)
-    graph.constants[node.outputs[0]] = Constant(node.outputs[0], np.ascontiguousarray(value))
+    folded = graph.constants[node.outputs[0]] = Constant(node.outputs[0], np.ascontiguousarray(value))
+    if node.op == "DequantizeLinear" or any(c.folded_from is not None for c in given):
+        folded.folded_from = sum(c.stored for c in given)
     return True
+
+
+def _shared(graph: Graph, constant: str) -> bool:
+    owner: Graph | None = graph
+    while owner is not None and constant not in owner.constants:
+        owner = owner.parent
+    return owner is not None and len(owner.consumers(constant)) > 1
+
+
+def _least_elements(node: Node, given: list[Constant]) -> int:
+    """How many elements an operator that may make more of less makes at least; 0 where it can't, or is wrong."""
+    first, last = given[0], given[-1]
+    if node.op in {"Add", "Sub", "Mul", "Div"}:
+        try:
+            return math.prod(np.broadcast_shapes(first.dims, last.dims))
+        except ValueError:
+            return 0
+    axis = int(node.get("axis", 0))
+    if node.op == "Gather" and -len(first.dims) <= axis < len(first.dims):
+        return first.elements // max(1, first.dims[axis]) * last.elements
+    return 0
 
 
 def _feeds_weight(graph: Graph, tensor: str) -> bool:
     """Every reader takes the tensor as a weight, if need be through operators that only move values."""
-    readers = graph.consumers(tensor)
-    for reader in readers:
-        if reader.op in {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity"} and reader.inputs[0] == tensor:
-            if not _feeds_weight(graph, reader.outputs[0]):
+    pending = [tensor]
+    while pending:
+        tensor = pending.pop()
+        readers = graph.consumers(tensor)
+        for reader in readers:
+            if reader.op in {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity"} and reader.inputs[0] == tensor:
+                pending.append(reader.outputs[0])
+            elif reader.domain or not any(
+                s < len(reader.inputs) and reader.inputs[s] == tensor for s in SLOTS.get(reader.op, ())
+            ):
                 return False
-        elif reader.domain or not any(
-            s < len(reader.inputs) and reader.inputs[s] == tensor for s in SLOTS.get(reader.op, ())
-        ):
+        if not readers:
             return False
-    return bool(readers)
+    return True
 
 
 def _evaluate(node: Node, values: dict[str, Array], opset: int) -> Array | None:
@@ -165,10 +195,10 @@ def _evaluate(node: Node, values: dict[str, Array], opset: int) -> Array | None:
     proto.attribute.extend(node.attributes.values())
     inputs = [onnx.ValueInfoProto(name=n) for n in values]
     graph = onnx.helper.make_graph([proto], "fold", inputs, [onnx.ValueInfoProto(name=node.outputs[0])])
+    opset = max(opset, _EVALUATED.get(node.op, 1))
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     try:
-        with np.errstate(all="ignore"):
-            return np.asarray(cast(list[Any], ReferenceEvaluator(model).run(None, values))[0])
+        return np.asarray(cast(list[Any], ReferenceEvaluator(model).run(None, values))[0])
     except (TypeError, ValueError, IndexError, KeyError, AttributeError, RuntimeError, NotImplementedError):
         return None  # it stays an operator, and ONNX Runtime says what is wrong with it, if anything
 
@@ -267,11 +297,13 @@ def _fold_batch_norm(model: Model) -> bool:
         if node.op == "Gemm" and (node.get("alpha", 1.0) != 1.0 or node.get("beta", 1.0) != 1.0 or bias.ndim > 1):
             continue
         scale, shift, mean, variance = (np.asarray(p, np.float64) for p in parameters)
-        factor = scale / np.sqrt(variance + norm.get("epsilon", 1e-5))
         axis, groups = _output_axis(node)
-        if factor.size != weight.shape[axis] * groups:
+        channels = weight.shape[axis] * groups if weight.ndim >= 2 else 0
+        fits = all(p.shape == (channels,) for p in (scale, shift, mean, variance)) and bias.size in (1, channels)
+        if not fits or not 1 <= groups <= weight.shape[0] or weight.shape[0] % groups:
             continue
         dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.constant(node.inputs[1]).data_type)  # type: ignore[union-attr]
+        factor = scale / np.sqrt(variance + norm.get("epsilon", 1e-5))
         scaled = _scale_outputs(weight, factor, axis, groups).astype(dtype)
         moved = ((bias - mean) * factor + shift).astype(dtype)
         if not (np.isfinite(scaled.astype(np.float32)).all() and np.isfinite(moved.astype(np.float32)).all()):
@@ -325,7 +357,7 @@ def _fold_conv_bias(model: Model) -> bool:
         other = add.inputs[1 - add.inputs.index(node.outputs[0])]
         constant = graph.constant(other)
         axis, groups = _output_axis(node)
-        channels = weight.dims[axis] * groups
+        channels = weight.dims[axis] * groups if len(weight.dims) >= 2 else 0
         if constant is None or constant.data_type != weight.data_type or constant.elements != channels:
             continue
         dims = (1,) * (len(weight.dims) - len(constant.dims)) + constant.dims
@@ -356,7 +388,7 @@ def _matmul_add(model: Model) -> bool:
             or weight.data_type not in _FLOATS
         ):
             continue
-        if bias.elements != weight.dims[1] or bias.dims[-1] != weight.dims[1] or len(bias.dims) > 2:
+        if bias.elements != weight.dims[1] or bias.dims[-1:] != weight.dims[1:] or len(bias.dims) > 2:
             continue
         name = (
             model.graph.add_constant(f"{node.label}.bias", bias.array().reshape(-1))
@@ -376,7 +408,7 @@ def _ranks(model: Model) -> dict[str, int]:
     """Ranks of the tensors whose shape can be inferred."""
     try:
         inferred = onnx.shape_inference.infer_shapes(to_proto(model)).graph
-    except (ModelError, onnx.shape_inference.InferenceError, RuntimeError):
+    except (ModelError, onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         return {}
     found = [*inferred.value_info, *inferred.input, *inferred.output]
     return {v.name: len(v.type.tensor_type.shape.dim) for v in found if v.type.tensor_type.HasField("shape")}

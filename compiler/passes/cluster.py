@@ -88,9 +88,10 @@ def fit_codebook(values: Array, bits: int, *, init: str = "optimal", seed: int =
         bins: distinct values kept apart; of more, neighbours are merged into their means first.
     """
     k = (1 << bits) - 1
-    distinct, counts = np.unique(values.astype(np.float64), return_counts=True)
-    if distinct.size <= k:
-        return distinct.astype(np.float32)
+    found, counts = np.unique(values, return_counts=True)
+    if found.size <= k:
+        return found.astype(np.float32)
+    distinct = found.astype(np.float64)
     if distinct.size > bins:
         distinct, counts = _merge(distinct, counts, bins)
     weights = counts.astype(np.float64)
@@ -99,8 +100,9 @@ def fit_codebook(values: Array, bits: int, *, init: str = "optimal", seed: int =
         if init == "optimal"
         else _lloyd(distinct, weights, _start(distinct, weights, k, init, seed))
     )
-    found = np.unique(centroids.astype(np.float32))
-    return np.asarray(found[found != 0])
+    found = centroids.astype(np.float32)
+    found[found == 0] = np.finfo(np.float32).tiny  # zero itself is code 0's
+    return np.unique(found)
 
 
 def nearest(centroids: Array, values: Array) -> Array:

@@ -24,6 +24,8 @@ from .base import LedgerEntry, Pass, PassResult, Select, every, option
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
+_KERNELS = {"Conv", "ConvTranspose"}
+
 BLOCK = 4  # weights along the input that a block holds
 
 
@@ -60,7 +62,7 @@ class Sparsify(Pass):
             if not select(layer):
                 continue
             before = layer.array()
-            mask = self.mask(before)
+            mask = self.mask(before, layer.op)
             touched = bool((before[~mask] != 0).any())
             if touched or (layer.weight is not None and layer.weight.pattern != self._pattern_name()):
                 self._apply(layer, before, mask)
@@ -89,37 +91,36 @@ class Sparsify(Pass):
         else:
             layer.set_array(np.where(mask, array, 0))
 
-    def mask(self, weight: Array) -> Mask:
-        """Which weights are kept, the shape of ``weight`` ([out, in], or a kernel [out, in/group, k...])."""
+    def mask(self, weight: Array, op: str = "Gemm") -> Mask:
+        """Which weights are kept, the shape of ``weight``: [..., out, in], or a kernel [out, in/group, k...] of ``op``."""
         magnitude = np.abs(weight)
         if magnitude.size == 0:
             return np.ones(weight.shape, np.bool_)
         if self.threshold > 0:
             return np.asarray(magnitude >= self.threshold * weight.std())
+        # a row an output
+        rows = magnitude.reshape(len(weight), -1) if op in _KERNELS else magnitude.reshape(-1, weight.shape[-1])
         two = self._n_of_m()
         if two is not None:
-            return _groups(magnitude, two[1], two[0])
-        if self.density >= 1:
-            return np.ones(weight.shape, np.bool_)
-        if self.pattern == "balanced":
-            return self._balanced(magnitude)
-        if self.pattern == "block":
-            return _blocks(magnitude, self.density)
-        return largest(magnitude.reshape(-1), round(self.density * magnitude.size)).reshape(weight.shape)
+            mask = _groups(rows, two[1], two[0])
+        elif self.density >= 1:
+            mask = np.ones(rows.shape, np.bool_)
+        elif self.pattern == "balanced":
+            mask = self._balanced(rows)
+        elif self.pattern == "block":
+            mask = _blocks(rows, self.density)
+        else:
+            mask = largest(rows.reshape(-1), round(self.density * rows.size)).reshape(rows.shape)
+        return mask.reshape(weight.shape)
 
-    def _balanced(self, magnitude: Array) -> Mask:
-        rows = (
-            magnitude.reshape(-1, magnitude.shape[-1])
-            if magnitude.ndim != 4
-            else magnitude.reshape(magnitude.shape[0], -1)
-        )
+    def _balanced(self, rows: Array) -> Mask:
         mask = np.zeros(rows.shape, np.bool_)
         lanes = min(self.lanes, len(rows))
         shortest = len(rows) // lanes * rows.shape[1]  # a lane may have one row less than another
         for lane in range(lanes):
             part = rows[lane::lanes]
             mask[lane::lanes] = largest(part.reshape(-1), round(self.density * shortest)).reshape(part.shape)
-        return mask.reshape(magnitude.shape)
+        return mask
 
 
 def largest(magnitude: Array, count: int) -> Mask:
@@ -133,31 +134,22 @@ def largest(magnitude: Array, count: int) -> Mask:
     return mask
 
 
-def _groups(magnitude: Array, size: int, keep: int) -> Mask:
+def _groups(rows: Array, size: int, keep: int) -> Mask:
     """The ``keep`` largest of every ``size`` along the input; a shorter last group keeps at most as many."""
-    rows = _rows(magnitude)
     padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % size)), constant_values=-1.0)
     groups = padded.reshape(len(rows), -1, size)
     order = np.argsort(-groups, axis=2, kind="stable")
     mask = np.zeros(groups.shape, np.bool_)
     np.put_along_axis(mask, order[:, :, :keep], True, axis=2)
-    return mask.reshape(padded.shape)[:, : rows.shape[1]].reshape(magnitude.shape)
+    return mask.reshape(padded.shape)[:, : rows.shape[1]]
 
 
-def _blocks(magnitude: Array, density: float) -> Mask:
+def _blocks(rows: Array, density: float) -> Mask:
     """Blocks of 1 x BLOCK along the input, kept by their energy; as many as make up the density."""
-    rows = _rows(magnitude)
     padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % BLOCK)))
     energy = np.square(padded.reshape(len(rows), -1, BLOCK)).sum(axis=2)
     kept = largest(energy.reshape(-1), round(density * energy.size)).reshape(energy.shape)
-    return np.repeat(kept, BLOCK, axis=1)[:, : rows.shape[1]].reshape(magnitude.shape)
-
-
-def _rows(magnitude: Array) -> Array:
-    """A row an output: [out, in] of matrices, [out, in/group * k] of kernels."""
-    return (
-        magnitude.reshape(magnitude.shape[0], -1) if magnitude.ndim >= 4 else magnitude.reshape(-1, magnitude.shape[-1])
-    )
+    return np.repeat(kept, BLOCK, axis=1)[:, : rows.shape[1]]
 
 
 def relative_error(before: Array, after: Array) -> float:

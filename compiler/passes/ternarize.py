@@ -62,8 +62,8 @@ class Ternarize(Pass):
         limit = self.t * float(np.abs(array).max(initial=0))
         up, down = array > limit, array < -limit
         scale = [
-            -float(np.abs(array[down]).mean()) if down.any() else 0.0,
-            float(array[up].mean()) if up.any() else 0.0,
+            float(array[side].mean(dtype=np.float64)) if side.any() else 0.0  # exact where all are equal already
+            for side in (down, up)
         ]
         codes = (down + 2 * up).astype(np.uint8)
         return Weight(codes, np.array([0.0, *scale], np.float32))

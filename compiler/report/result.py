@@ -41,7 +41,7 @@ class LayerRow:
         name, op, shape: the layer; shape in the orientation it is stored.
         kept: share of weights that are not zero.
         bits: of a code.
-        bytes_before: as a plain tensor of the model's type.
+        bytes_before: as the model stored it.
         bytes_after: of its payload.
         bytes_by_kind: what the payload's bytes are, by KINDS.
         error: relative error (root mean square) of the layer's output on the samples, its own input unchanged.

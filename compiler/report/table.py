@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -13,6 +14,7 @@ from ..analysis.layers import LeftAlone
 from .result import KINDS, LayerRow, Result
 
 _OTHERS = 130  # columns that everything but the layer's name takes
+_FAR_DB = 10.0  # outputs that moved by a third of themselves: hardly the same model any more
 _NARROW = 150  # columns below which the bytes by kind are left out of the table
 
 
@@ -78,9 +80,8 @@ def layer_table(rows: Sequence[LayerRow], width: int, *, full: bool = False) -> 
 
 
 def _runs(row: LayerRow) -> str:
-    """How a layer will run, and the speed-up expected of it over the other way."""
-    way = "dense" if row.verdict.dense else "packed"
-    return f"{way} {row.verdict.speedup:.1f}x" if row.verdict.speedup else way
+    """How a layer will run on the cpu backend; packed: and the speed-up expected over dense."""
+    return "dense" if row.verdict.dense else f"packed {row.verdict.speedup:.1f}x" if row.verdict.speedup else "packed"
 
 
 def elided(name: str, most: int = 36) -> str:
@@ -108,12 +109,13 @@ def left_alone(items: Sequence[LeftAlone], *, every: bool) -> RenderableType | N
 
 
 def reasons(rows: Sequence[LayerRow], *, every: bool) -> RenderableType | None:
-    """Why each kernel was chosen: one example a kernel, or every layer."""
+    """Why each kernel was chosen: one example a kernel and reason, or every layer."""
     if not rows:
         return None
     shown: dict[str, LayerRow] = {}
     for row in rows:
-        shown.setdefault(row.name if every else row.verdict.kernel, row)
+        kind = re.sub(r"[\d.]+", "", row.verdict.why)  # the same reason with other numbers
+        shown.setdefault(row.name if every else f"{row.verdict.kernel}: {kind}", row)
     lines = [
         Text.assemble(
             ("  " + (row.name if every else row.verdict.kernel), "dim"),
@@ -146,10 +148,17 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
     yield ""
     compressed = sum(math.prod(r.shape) * 4 for r in result.layers)
     plain = sum(i.bytes for i in result.left_alone)
-    yield f"coverage   {compressed / max(1, compressed + plain):.1%} of the weights are in {len(result.layers)} compressed layers"
-    kind = "made-up input" if result.made_up else "the given samples"
+    layers = f"{len(result.layers)} compressed layer{'s' * (len(result.layers) != 1)}"
+    yield f"coverage   {compressed / max(1, compressed + plain):.1%} of the weights are in {layers}"
+    kind = "samples of made-up input" if result.made_up else "of the given samples"
     agreement = "" if result.verify.top1_agreement is None else f", top-1 agrees on {result.verify.top1_agreement:.1%}"
-    yield f"outputs    {decibels(result.verify.sqnr_db)} from the original on {result.verify.samples} samples of {kind}{agreement}"
+    apart = "equal to" if math.isinf(result.verify.sqnr_db) else f"{decibels(result.verify.sqnr_db)} from"
+    worst = (
+        f" (output {elided(result.verify.worst)})"
+        if result.verify.worst and len(result.model.graph.outputs) > 1
+        else ""
+    )
+    yield f"outputs    {apart} the original's on {result.verify.samples} {kind}{worst}{agreement}"
     if result.accuracy:
         a = result.accuracy
         yield f"accuracy   {a.before:.2%} before, {a.after:.2%} after ({(a.after - a.before) * 100:+.2f} points on {a.samples:,} samples)"
@@ -166,5 +175,10 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
         )
         if result.output_bytes >= result.input_bytes:
             yield Text("the artifact is no smaller than the model: what it holds was compact already", style="yellow")
+    if result.verify.sqnr_db < _FAR_DB:
+        yield Text(
+            "warning    the outputs are far from the original's: this takes retraining, or a milder recipe",
+            style="yellow",
+        )
     if result.missed:
         yield Text(f"missed     {result.missed}", style="yellow")

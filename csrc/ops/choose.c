@@ -1,6 +1,7 @@
-/* Sparse or dense? An estimate for this machine's instruction set, made when a layer is loaded. The rates were measured with
- * benchmarks/gemm.py and benchmarks/conv.py, one core, batch 1, the dense ones as ONNX Runtime's float32 operators. They
- * differ between machines, but their quotient, which is all that counts here, much less. */
+/* Packed or dense? An estimate for this machine's instruction set, made when a layer is loaded. The rates were fitted to
+ * benchmarks/gemm.py and benchmarks/conv.py, one core, batch 1, the dense ones being ONNX Runtime's float32 operators (for
+ * avx2, neon and scalar: on a machine that has no more). They differ between machines, but their quotient, which is all that
+ * counts here, much less. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,19 +11,24 @@
 
 typedef struct {
     const char *isa;
-    double sparse_gemm; /* entries, padding included, a nanosecond */
+    double packed_gemm; /* entries, padding included, a nanosecond */
     double dense_gemm;  /* weights a nanosecond */
-    double sparse_conv; /* products a nanosecond */
+    double packed_conv; /* products a nanosecond */
     double dense_conv;
-    double dense_depthwise;
 } eie_rates;
 
 static const eie_rates RATES[] = {
-    {"avx512", 9.0, 6.0, 22.0, 85.0, 8.0},
-    {"avx2", 4.0, 6.0, 17.0, 45.0, 6.0},
-    {"neon", 2.0, 4.0, 8.0, 16.0, 3.0},
-    {"scalar", 4.0, 6.0, 6.0, 45.0, 6.0},
+    {"avx512", 9.0, 6.0, 25.0, 85.0},
+    {"avx2", 4.0, 5.0, 20.0, 45.0},
+    {"neon", 2.0, 4.0, 8.0, 16.0},
+    {"scalar", 3.4, 5.0, 6.5, 45.0},
 };
+
+/* How much faster a dense matrix that stays in the second-level cache is: its time is that of reading it. */
+static const double IN_CACHE = 3;
+
+/* Reading an input and writing an output of a convolution, nanoseconds. */
+static const double PACKED_TOUCH = 0.4, DENSE_TOUCH = 0.3;
 
 static const eie_rates *rates_of(const char *isa) {
     size_t i = 0;
@@ -41,6 +47,8 @@ static double padding(double density, double block) {
 static void decide(double kept, double sparse, double dense, const eie_kernel *kernel, eie_format format, eie_verdict *v) {
     static const char *names[] = {"f32", "i16", "u8"};
     v->dense = format == EIE_F32 && dense < sparse;
+    v->packed_ns = sparse;
+    v->dense_ns = dense;
     v->speedup = format != EIE_F32 || sparse <= 0 ? 0 : (float)(v->dense ? sparse / dense : dense / sparse);
     snprintf(v->kernel, sizeof v->kernel, "%s", v->dense ? "dense" : kernel->name);
     if (format != EIE_F32) {
@@ -57,16 +65,22 @@ void eie_gemm_choose(uint64_t out, uint64_t in, uint64_t nonzeros, uint32_t code
     const eie_kernel *k = eie_kernel_find(kinds[(int)format >= 0 && format <= EIE_U8 ? format : EIE_F32], codebook_size);
     const eie_rates *r = rates_of(k->isa);
     const double all = (double)out * (double)in, kept = all > 0 ? (double)nonzeros / all : 0;
-    decide(kept, (double)nonzeros * padding(kept, (double)k->block) / r->sparse_gemm, all / r->dense_gemm, k, format, verdict);
+    const double in_cache = all * sizeof(float) < 1 << 20 ? IN_CACHE : 1;
+    decide(kept, (double)nonzeros * padding(kept, (double)k->block) / r->packed_gemm, all / (r->dense_gemm * in_cache), k, format, verdict);
 }
 
 void eie_conv_choose(const eie_weight *weight, const eie_conv_params *params, uint64_t nonzeros, eie_format format, eie_verdict *verdict) {
     static const eie_kernel_kind kinds[] = {EIE_CONV_F32, EIE_CONV_I16, EIE_CONV_U8};
     const eie_kernel *k = eie_kernel_find(kinds[(int)format >= 0 && format <= EIE_U8 ? format : EIE_F32], weight->codebook_size);
     const eie_rates *r = rates_of(k->isa);
-    double all = 1;
+    double all = 1, touched = 1; /* inputs that go into an output position, and the outputs of it */
     for (uint32_t i = 0; i < weight->rank; i++) all *= (double)weight->dims[i];
-    const bool depthwise = params->group > 1 && weight->rank > 1 && weight->dims[params->transposed ? 0 : 1] <= (params->transposed ? params->group : 1);
-    decide(all > 0 ? (double)nonzeros / all : 0, (double)nonzeros / r->sparse_conv, all / (depthwise ? r->dense_depthwise : r->dense_conv), k,
-           format, verdict);
+    for (uint32_t i = 0; i < params->spatial && i < 3; i++) touched *= (double)params->strides[i];
+    if (params->transposed) {
+        touched = (double)weight->dims[0] / touched + (double)(weight->dims[1] * params->group);
+    } else {
+        touched = (double)(weight->dims[1] * params->group) * touched + (double)weight->dims[0];
+    }
+    decide(all > 0 ? (double)nonzeros / all : 0, (double)nonzeros / r->packed_conv + touched * PACKED_TOUCH,
+           all / r->dense_conv + touched * DENSE_TOUCH, k, format, verdict);
 }

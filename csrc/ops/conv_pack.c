@@ -29,9 +29,9 @@ static eie_status check_params(const eie_weight *w, const eie_conv_params *p) {
         if (w->dims[i] < 1 || w->dims[i] > INT32_MAX) return EIE_E_SHAPE;
     }
     for (uint32_t i = 0; i < p->spatial; i++) {
-        const int64_t least[] = {p->strides[i] - 1, p->dilations[i] - 1, p->pads[i], p->pads[i + p->spatial], p->output_padding[i], p->output_shape[i]};
-        for (size_t k = 0; k < sizeof least / sizeof least[0]; k++) {
-            if (least[k] < 0 || least[k] >= INT32_MAX) return EIE_E_ARGUMENT;
+        const int64_t all[] = {p->strides[i], p->dilations[i], p->pads[i], p->pads[i + p->spatial], p->output_padding[i], p->output_shape[i]};
+        for (size_t k = 0; k < sizeof all / sizeof all[0]; k++) {
+            if (all[k] < (k < 2) || all[k] >= INT32_MAX) return EIE_E_ARGUMENT; /* strides and dilations from 1 */
         }
         phases = phases > 1 << 16 ? phases : phases * p->strides[i];
     }

@@ -60,7 +60,8 @@ static void copy_line(const eie_conv_call *call, int64_t phase, size_t from, boo
         float *line = (float *)call->planes + to;
         const float *x = (const float *)call->x + from;
         for (int64_t j = 0; j < first; j++) line[j] = 0;
-        for (int64_t j = first; j < last; j++) line[j] = x[start + j * step];
+        if (step == 1) memcpy(line + first, x + start + first, (size_t)(last - first) * sizeof *line);
+        else for (int64_t j = first; j < last; j++) line[j] = x[start + j * step];
         for (int64_t j = last; j < width; j++) line[j] = 0;
         return;
     }
@@ -69,10 +70,12 @@ static void copy_line(const eie_conv_call *call, int64_t phase, size_t from, boo
     for (int64_t j = 0; j < first; j++) line[j] = pad;
     if (c->format == EIE_I16) {
         const int16_t *x = (const int16_t *)call->x + from;
-        for (int64_t j = first; j < last; j++) line[j] = x[start + j * step];
+        if (step == 1) memcpy(line + first, x + start + first, (size_t)(last - first) * sizeof *line);
+        else for (int64_t j = first; j < last; j++) line[j] = x[start + j * step];
     } else {
         const uint8_t *x = (const uint8_t *)call->x + from;
-        for (int64_t j = first; j < last; j++) line[j] = x[start + j * step];
+        if (step == 1) for (int64_t j = first; j < last; j++) line[j] = x[start + j];
+        else for (int64_t j = first; j < last; j++) line[j] = x[start + j * step];
     }
     for (int64_t j = last; j < width; j++) line[j] = pad;
 }
@@ -132,6 +135,21 @@ static eie_status make_offsets(const eie_conv *c, const eie_conv_size *size, uin
 
 /* ---- output -------------------------------------------------------------------------------------------------------- */
 
+/* Value j goes to place start + j * step of a line, where that is inside; plus the bias, if any. */
+static void put_line(float *to, int64_t width, int64_t start, int64_t step, const float *values, int64_t n, const float *bias) {
+    int64_t first = start < 0 ? (-start + step - 1) / step : 0;
+    int64_t last = start < width ? (width - 1 - start) / step + 1 : 0;
+    last = last < n ? last : n;
+    if (step == 1 && bias == NULL) {
+        if (first < last) memcpy(to + start + first, values + first, (size_t)(last - first) * sizeof *to);
+    } else if (step == 1) {
+        const float add = *bias;
+        for (float *at = to + start; first < last; first++) at[first] = values[first] + add;
+    } else {
+        for (; first < last; first++) to[start + first * step] = bias != NULL ? values[first] + *bias : values[first];
+    }
+}
+
 /* Copies positions [from, from + n) of a row to the output. */
 static void put_row(const eie_conv_call *call, size_t row, size_t from, size_t n, const float *values) {
     const eie_conv *c = call->conv;
@@ -153,11 +171,8 @@ static void put_row(const eie_conv_call *call, size_t row, size_t from, size_t n
         const size_t line = (size_t)(plane[2] - qx) < n - done ? (size_t)(plane[2] - qx) : n - done; /* up to the end of the line */
         const int64_t oz = qz * step[0] + base[0], oy = qy * step[1] + base[1];
         if (qz < domain[0] && qy < domain[1] && oz >= 0 && oz < out[0] && oy >= 0 && oy < out[1]) {
-            float *to = y + (oz * out[1] + oy) * out[2];
-            const float *v = values + done;
-            for (int64_t j = 0, ox = qx * step[2] + base[2]; j < (int64_t)line && qx + j < domain[2]; j++, ox += step[2]) {
-                if (ox >= 0 && ox < out[2]) to[ox] = call->bias != NULL ? v[j] + bias : v[j];
-            }
+            put_line(y + (oz * out[1] + oy) * out[2], out[2], qx * step[2] + base[2], step[2], values + done,
+                     (int64_t)line < domain[2] - qx ? (int64_t)line : domain[2] - qx, call->bias != NULL ? &bias : NULL);
         }
         done += line;
     }

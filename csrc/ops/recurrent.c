@@ -124,7 +124,7 @@ static void lstm_step(const eie_recurrent *l, eie_sequence *s, const float *peep
         const float cell = eie_tanh(clipped(gc, clip));
         s->c[j] = forget * s->c[j] + input * cell;
         if (peephole != NULL) go = go + peephole[n + j] * s->c[j];
-        s->h[j] = eie_sigmoid(clipped(go, clip)) * eie_tanh(clipped(s->c[j], clip));
+        s->h[j] = eie_sigmoid(clipped(go, clip)) * eie_tanh(s->c[j]);
     }
 }
 

@@ -47,9 +47,6 @@ typedef enum {
     ORT_UINT8 = 2,
     ORT_INT32 = 6,
     ORT_INT64 = 7,
-    ORT_FLOAT16 = 10,
-    ORT_DOUBLE = 11,
-    ORT_BFLOAT16 = 16,
 } OrtElementType;
 
 typedef enum { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 } OrtCharacteristic;

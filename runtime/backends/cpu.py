@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from .base import Activations, Array, LayerSpec, Run, as_float32
 _FORMATS: dict[str, int] = {"f32": lib.EIE_F32, "i16": lib.EIE_I16, "u8": lib.EIE_U8}
 _AUTO_PAD = {"NOTSET": lib.EIE_PAD_EXPLICIT, "SAME_UPPER": lib.EIE_PAD_SAME_UPPER, "SAME_LOWER": lib.EIE_PAD_SAME_LOWER,
              "VALID": lib.EIE_PAD_VALID}  # fmt: skip
+_STEP_NS = 25_000  # what it costs to leave ONNX Runtime for one layer and come back: Python, two cffi calls, views
+_CONV_GAIN = 1.2  # the same for a convolution, whose size is not known at load: the least speed-up worth it
 _DIRECTIONS = {"forward": lib.EIE_FORWARD, "reverse": lib.EIE_REVERSE, "bidirectional": lib.EIE_BIDIRECTIONAL}
 
 
@@ -54,18 +57,21 @@ def isas() -> list[str]:
 def verdict_of(op: str, attributes: Mapping[str, Any], weight: Weight, activations: Activations) -> Verdict:
     """Sparse or dense for an ``ai.eie`` operator of ``op`` with ``weight`` (docs/decisions/0003)."""
     verdict = ffi.new("eie_verdict *")
-    rows = weight
     if op in ("Conv", "ConvTranspose"):
         held = _weight(weight)
         lib.eie_conv_choose(
             held[0], _conv_params(op, attributes, weight.shape), weight.nonzeros, _FORMATS[activations], verdict
         )
+        if activations == "f32" and not verdict.dense and verdict.speedup < _CONV_GAIN:
+            why = f"{weight.density:.0%} kept: {verdict.speedup:.1f} times dense is not worth a step of its own"
+            return Verdict(True, "dense", why, 1 / verdict.speedup)
     elif op in ("Gemm", "LSTM", "GRU"):
-        out = math.prod(rows.shape[:-1])
-        lib.eie_gemm_choose(out, rows.shape[-1], rows.nonzeros, rows.codebook.size, _FORMATS[activations], verdict)
-        if op != "Gemm" and verdict.dense:
-            kernel = ffi.string(_gemm_kernel(rows)).decode()
-            return Verdict(False, kernel, "recurrent layers run from the packed form at any density")
+        out, inner = math.prod(weight.shape[:-1]), weight.shape[-1]
+        lib.eie_gemm_choose(out, inner, weight.nonzeros, weight.codebook.size, _FORMATS[activations], verdict)
+        saved = verdict.dense_ns - verdict.packed_ns
+        if activations == "f32" and 0 <= saved < _STEP_NS:
+            why = f"too small: the packed form would save {saved / 1000:.0f} us, and its own step costs {_STEP_NS / 1000:.0f} us"
+            return Verdict(True, "dense", why)
     elif op == "Gather":
         return Verdict(False, "gather_f32_code256_scalar", "only the rows asked for are decoded")
     else:
@@ -73,13 +79,6 @@ def verdict_of(op: str, attributes: Mapping[str, Any], weight: Weight, activatio
     return Verdict(
         bool(verdict.dense), ffi.string(verdict.kernel).decode(), ffi.string(verdict.why).decode(), verdict.speedup
     )
-
-
-def _gemm_kernel(weight: Weight) -> Any:
-    """The kernel's name whatever the density: asked for as if nothing were kept."""
-    verdict = ffi.new("eie_verdict *")
-    lib.eie_gemm_choose(1, 1 << 20, 1, weight.codebook.size, lib.EIE_F32, verdict)
-    return verdict.kernel
 
 
 class CpuBackend:
@@ -115,9 +114,10 @@ class CpuBackend:
 
     def verdict(self, spec: LayerSpec) -> Verdict | None:
         """Sparse or dense for a layer; None where there is no choice."""
-        if spec.op not in ("Gemm", "Conv", "ConvTranspose"):
+        if spec.op == "Gather" or spec.attributes.get("layout", 0):  # ONNX Runtime computes no batch-first recurrence
             return None
-        return verdict_of(spec.op, spec.attributes, spec.weights[0], spec.activations)
+        verdicts = [verdict_of(spec.op, spec.attributes, weight, spec.activations) for weight in spec.weights]
+        return next((v for v in verdicts if not v.dense), verdicts[0])
 
 
 def message(status: int) -> str:
@@ -153,7 +153,7 @@ def _conv_params(op: str, attributes: Mapping[str, Any], shape: Sequence[int]) -
     return params
 
 
-class _Layer:
+class _Layer(ABC):
     """A packed layer; calling it runs it."""
 
     def __init__(self, spec: LayerSpec, pool: Any) -> None:
@@ -169,11 +169,11 @@ class _Layer:
         self.kernel = str(ffi.string(lib.eie_layer_kernel(self._layer)).decode())
         self.bytes = int(lib.eie_layer_bytes(self._layer))
 
-    def _create(self, spec: LayerSpec, weights: Sequence[tuple[Any, ...]], made: Any) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def _create(self, spec: LayerSpec, weights: Sequence[tuple[Any, ...]], made: Any) -> int: ...
 
-    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
-        raise NotImplementedError
+    @abstractmethod
+    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]: ...
 
     def check(self, status: int, what: str) -> None:
         if status == lib.EIE_E_MEMORY:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..artifact import describe
 from ..errors import FormatError, ModelError, UserError
+from ..modelfile import describe
 from ..segments import inference_session, ort_errors, session_options, translated
 from .base import ACTIVATIONS, Activations
 

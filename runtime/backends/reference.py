@@ -7,6 +7,7 @@ sum stays below 2^53 (a row of 2^25 weights, in i16).
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -304,7 +305,7 @@ def _conv_transpose(spec: LayerSpec) -> Run:
 # -- LSTM, GRU ------------------------------------------------------------------------------------------------------------------------
 
 
-class _Recurrent:
+class _Recurrent(ABC):
     """What LSTM and GRU share: directions, layouts, sequence lengths. ``step`` is the cell."""
 
     gates: int
@@ -325,11 +326,11 @@ class _Recurrent:
     def clipped(self, g: Floats) -> Floats:
         return np.clip(g, -self.clip, self.clip) if self.clip > 0 else g
 
+    @abstractmethod
     def step(
         self, d: int, x: Floats, h: Floats, c: Floats, bias: Floats, peephole: Floats | None
     ) -> tuple[Floats, Floats]:
         """One step of all sequences that still run: x [batch, input], h and c [batch, hidden], bias [2 * gates * hidden]."""
-        raise NotImplementedError
 
     def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
         x = _first(inputs, self.where)
@@ -401,7 +402,7 @@ class _Lstm(_Recurrent):
         c = f * c + i * numerics.tanh(self.clipped(gc))
         if peephole is not None:
             go = go + peephole[n : 2 * n] * c
-        return numerics.sigmoid(self.clipped(go)) * numerics.tanh(self.clipped(c)), c
+        return numerics.sigmoid(self.clipped(go)) * numerics.tanh(c), c
 
 
 class _Gru(_Recurrent):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from dataclasses import dataclass
 from typing import cast
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from .base import Backend
 
 
@@ -42,9 +41,7 @@ def find(name: str) -> Entry:
     """
     entry = BACKENDS.get(name) if isinstance(name, str) else None
     if entry is None:
-        near = difflib.get_close_matches(str(name), BACKENDS, 1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(BACKENDS)}"
-        raise UserError(f"no backend is called {name!r}", where="backend", hint=hint)
+        raise UserError(f"no backend is called {name!r}", where="backend", hint=nearest(name, BACKENDS))
     return entry
 
 

@@ -33,6 +33,12 @@ def test_a_stack_of_whole_inputs() -> None:
     assert [list(f["x"]) for f in feeds] == [[0, 1], [2, 3], [4, 5]]
 
 
+def test_a_stack_of_scalars() -> None:
+    feeds, _ = split({"x": np.array([True, False])}, [Input("x", ())])
+    assert [type(f["x"]) for f in feeds] == [np.ndarray] * 2  # ONNX Runtime takes no numpy scalars
+    assert [f["x"].shape for f in feeds] == [()] * 2
+
+
 def test_a_fixed_batch_takes_as_many_at_a_time() -> None:
     feeds, labels = split({"x": np.zeros((8, 3)), "label": np.zeros(8)}, [Input("x", (4, 3))], batch=64)
     assert [f["x"].shape for f in feeds] == [(4, 3)] * 2

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 
 from eie.compiler.errors import UserError
+from eie.compiler.passes.base import REGISTRY, find_pass
 from eie.compiler.recipe import Recipe, Rule, presets
 
 
@@ -107,3 +108,18 @@ def test_files(tmp_path: Path) -> None:
         Recipe.load(path)
     path.write_text('passes = ["cluster{bits=3}", "encode"]\n')
     assert Recipe.load(path).passes[0].bits == 3
+
+
+def test_every_preset_is_for_any_model() -> None:
+    for name in presets():
+        recipe = Recipe.load(name)
+        recipe.check([Fake("only", "Gather")])
+        assert Recipe.parse(recipe.to_toml(), name=recipe.name) == recipe
+
+
+def test_every_option_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "passes.md").read_text()
+    for name in REGISTRY:
+        assert f"`{name}`" in text
+        for option in fields(find_pass(name)):
+            assert f"| `{option.name}` |" in text, f"{name}.{option.name}"

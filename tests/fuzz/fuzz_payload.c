@@ -4,7 +4,7 @@
  *     fuzz_payload SECONDS [SEED-FILE...]
  *
  * Each input is read as it is, and again with its checksum put right, so that the checks behind it are reached. What
- * decodes is encoded again and must come back the same.
+ * decodes is encoded again and must come back the same, and is run as every operator its shape allows.
  */
 #include "codec/codec.h"
 
@@ -40,6 +40,88 @@ static void round_trip(const eie_payload_info *info, const uint8_t *codes, const
     eie_payload_free(payload);
 }
 
+/* Buffers are exactly as large as the interface says. */
+static float *floats(size_t count, float value) {
+    float *made = malloc(count * sizeof *made + 1);
+    require(made != NULL, "out of memory");
+    for (size_t i = 0; i < count; i++) made[i] = value * (float)(i % 7);
+    return made;
+}
+
+static void run_matrix(const eie_weight *weight, eie_format format) {
+    eie_layer *layer;
+    if (eie_gemm_create(weight, format, &layer) != EIE_OK) return;
+    float *x = floats((size_t)weight->dims[1] * 2, 0.25f), *y = floats((size_t)weight->dims[0] * 2, 0);
+    require(eie_gemm_run(layer, x, 2, NULL, y, NULL) == EIE_OK, "a product fails");
+    free(x);
+    free(y);
+    eie_layer_free(layer);
+}
+
+static void run_kernel(const eie_weight *weight, eie_format format, uint32_t transposed) {
+    const uint32_t spatial = weight->rank - 2;
+    eie_conv_params params = {.spatial = spatial, .transposed = transposed, .group = 1};
+    int64_t in[4] = {(int64_t)weight->dims[transposed ? 0 : 1]}, out[4];
+    size_t positions = 1, results = 1;
+    for (uint32_t i = 0; i < spatial; i++) {
+        params.strides[i] = 1 + i % 2;
+        params.dilations[i] = 1;
+        params.pads[i] = i % 2;
+        in[1 + i] = 5;
+        positions *= 5;
+    }
+    eie_layer *layer;
+    if (eie_conv_create(weight, &params, format, &layer) != EIE_OK) return;
+    if (eie_conv_output_dims(layer, in, out) == EIE_OK) {
+        for (uint32_t i = 0; i <= spatial; i++) results *= (size_t)out[i];
+        if (results < 1 << 20) {
+            float *x = floats((size_t)in[0] * positions, 0.5f), *y = floats(results, 0);
+            require(eie_conv_run(layer, x, 1, in, NULL, y, NULL) == EIE_OK, "a convolution fails");
+            free(x);
+            free(y);
+        }
+    }
+    eie_layer_free(layer);
+}
+
+static void run_cell(const eie_weight *weight, eie_format format) {
+    const uint64_t gates = weight->dims[1], hidden = weight->dims[2];
+    eie_recurrent_params params = {.cell = gates == 4 * hidden ? EIE_LSTM : EIE_GRU, .hidden = hidden};
+    params.direction = weight->dims[0] == 2 ? EIE_BIDIRECTIONAL : EIE_FORWARD;
+    eie_layer *layer;
+    if (eie_recurrent_create(weight, weight, &params, format, &layer) != EIE_OK) return;
+    float *x = floats((size_t)hidden * 3, 0.1f), *y = floats((size_t)(3 * weight->dims[0] * hidden), 0);
+    eie_recurrent_io io = {.x = x, .time = 3, .batch = 1, .y = y};
+    require(eie_recurrent_run(layer, &io, NULL) == EIE_OK, "a sequence fails");
+    free(x);
+    free(y);
+    eie_layer_free(layer);
+}
+
+static void run_table(const eie_weight *weight, size_t elements) {
+    eie_layer *layer;
+    const int64_t past = (int64_t)weight->dims[0], first = -past;
+    if (eie_gather_create(weight, &layer) != EIE_OK) return;
+    float *y = floats(past > 0 ? elements / (size_t)past : 1, 0);
+    require(eie_gather_run(layer, &past, 1, y) == EIE_E_ARGUMENT, "a row past the end is given");
+    if (past > 0) require(eie_gather_run(layer, &first, 1, y) == EIE_OK, "the first row is not given");
+    free(y);
+    eie_layer_free(layer);
+}
+
+static void operate(const eie_payload_info *info, const uint8_t *codes, const float *codebook) {
+    const eie_weight weight = {codes, codebook, info->codebook_size, info->rank, info->dims};
+    for (uint32_t i = 0; i < info->rank; i++) {
+        if (info->dims[i] > 1 << 16) return; /* an empty weight may have any other dimensions: no buffer here is that large */
+    }
+    if (info->rank >= 1) run_table(&weight, (size_t)info->elements);
+    for (eie_format format = EIE_F32; format <= EIE_U8; format++) {
+        if (info->rank == 2) run_matrix(&weight, format);
+        for (uint32_t t = 0; info->rank >= 3 && info->rank <= 5 && t < 2; t++) run_kernel(&weight, format, t);
+        if (info->rank == 3) run_cell(&weight, format);
+    }
+}
+
 static eie_status decode(const uint8_t *data, size_t size) {
     eie_payload_info info;
     eie_status status = eie_payload_inspect(data, size, &info);
@@ -58,6 +140,7 @@ static eie_status decode(const uint8_t *data, size_t size) {
         require(codebook[0] == 0, "the codebook does not begin with zero");
         for (uint32_t codec = EIE_CODEC_AUTO; codec <= EIE_CODEC_CONTEXT && info.elements <= 4096; codec++)
             round_trip(&info, codes, codebook, codec);
+        if (info.elements <= 8192) operate(&info, codes, codebook);
     }
     free(codes);
     return status;

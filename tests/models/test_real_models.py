@@ -78,7 +78,9 @@ def test_optimized_with_no_options_it_runs_everywhere(shared: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("activations", ["i16", "u8"])
 @pytest.mark.parametrize("name", ["lenet-5", "cifar-cnn", "dtln-1"])
-def test_integer_formats_are_close_and_equal_everywhere(shared: Path, tmp_path: Path, name: str, activations: Any) -> None:
+def test_integer_formats_are_close_and_equal_everywhere(
+    shared: Path, tmp_path: Path, name: str, activations: Any
+) -> None:
     source, artifact = shared / "models" / f"{name}.onnx", tmp_path / "a.eie.onnx"
     optimize(source, activations=activations).save(artifact)
     original = onnxruntime.InferenceSession(str(source))
@@ -180,6 +182,8 @@ def test_the_published_model_gives_the_same_answers(squeezenet: tuple[Path, Path
 
 def test_a_recipe_of_the_paper(squeezenet: tuple[Path, Path, Result], tmp_path: Path) -> None:
     """Huffman alone, as in the paper, comes close to the entropy of codes and gaps."""
-    result = optimize(squeezenet[0], recipe=Recipe.parse('passes = ["cluster{bits=8}", "encode{codec=huffman,index_bits=4}"]'))
+    result = optimize(
+        squeezenet[0], recipe=Recipe.parse('passes = ["cluster{bits=8}", "encode{codec=huffman,index_bits=4}"]')
+    )
     result.save(tmp_path / "a.eie.onnx")
     assert json.loads(json.dumps(result.json()))["output_bytes"] < 560_000

@@ -19,13 +19,16 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper, parser
 
 from eie.runtime import format as container
-from eie.runtime.artifact import DOMAIN, Tensors, bodies_of, eie_nodes, load_model
+from eie.runtime.artifact import eie_nodes
 from eie.runtime.backends.base import LayerSpec, Run
 from eie.runtime.errors import InputError, ModelError
 from eie.runtime.executor import Executor
+from eie.runtime.modelfile import bodies_of, load_model
+from eie.runtime.operators import DOMAIN
 from eie.runtime.partition import schedule
 from eie.runtime.program import LayerStep
 from eie.runtime.segments import Segment
+from eie.runtime.tensors import Tensors
 from eie.runtime.weight import Weight
 
 Feeds = Mapping[str, Any]

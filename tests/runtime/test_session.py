@@ -19,8 +19,10 @@ from onnx import helper, numpy_helper, parser
 import eie.runtime
 from eie.runtime import Session, Weight
 from eie.runtime import format as container
-from eie.runtime.artifact import DOMAIN, eie_nodes, load_model, payloads, specs
+from eie.runtime.artifact import eie_nodes, payloads, specs
 from eie.runtime.errors import FormatError, InputError, ModelError, UserError
+from eie.runtime.modelfile import load_model
+from eie.runtime.operators import DOMAIN
 
 RNG = np.random.default_rng(7)
 BACKENDS = ["reference", "cpu", "ort"]

@@ -1,0 +1,45 @@
+"""The examples run as their docstrings say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eie.compiler import optimize
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def run(script: str, *arguments: str) -> str:
+    path = REPOSITORY / script
+    done = subprocess.run([sys.executable, str(path), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("examples") / "lenet.eie.onnx"
+    optimize(REPOSITORY / "models" / "lenet-300-100.onnx").save(path)
+    return path
+
+
+def test_mnist_digits() -> None:
+    lines = run("examples/mnist_digits.py").splitlines()
+    assert len(lines) == 10
+    for activations in ("i16", "u8"):
+        answers = {line.split(":")[1] for line in lines if f" {activations}:" in line}
+        assert len(answers) == 1  # equal on every backend
+
+
+def test_in_onnxruntime(artifact: Path) -> None:
+    assert run("examples/in_onnxruntime.py", str(artifact)).startswith("logits (1, 10)")
+
+
+def test_benchmark_of_models() -> None:
+    assert "lenet-300-100" in run(
+        "benchmarks/models.py", str(REPOSITORY / "models" / "lenet-300-100.onnx"), "--runs", "3"
+    )

@@ -1,0 +1,375 @@
+/* The core's own test, for sanitizers and for machines without Python: every kernel of kernels.inc that this machine runs
+ * against the scalar one, the operators on random shapes and buffers of exactly the size the interface names, threads, and
+ * arguments nobody should give. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+#include "ops/layer.h"
+
+static void require(bool condition, const char *what, const char *where) {
+    if (condition) return;
+    fprintf(stderr, "selftest: %s (%s)\n", what, where);
+    abort();
+}
+
+static uint64_t random_state = 0x2545f4914f6cdd1du;
+
+static uint64_t draw(uint64_t below) {
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return random_state % below;
+}
+
+static float number(void) { return ((float)draw(2001) - 1000) / 256; }
+
+static float *numbers(size_t count) {
+    float *made = malloc(count * sizeof *made + (count == 0));
+    require(made != NULL, "out of memory", "numbers");
+    for (size_t i = 0; i < count; i++) made[i] = number();
+    return made;
+}
+
+typedef struct {
+    eie_weight weight;
+    uint64_t dims[5];
+    uint8_t *codes;
+    float codebook[256];
+    size_t elements;
+} sample;
+
+static void make_weight(sample *s, uint32_t rank, const uint64_t *dims, uint32_t codebook_size, uint64_t percent) {
+    s->elements = 1;
+    for (uint32_t i = 0; i < rank; i++) s->elements *= (size_t)(s->dims[i] = dims[i]);
+    s->codes = malloc(s->elements + (s->elements == 0));
+    require(s->codes != NULL, "out of memory", "weight");
+    for (size_t i = 0; i < s->elements; i++) s->codes[i] = draw(100) < percent && codebook_size > 1 ? (uint8_t)(1 + draw(codebook_size - 1)) : 0;
+    s->codebook[0] = 0;
+    for (uint32_t i = 1; i < codebook_size; i++) s->codebook[i] = number();
+    s->weight = (eie_weight){s->codes, s->codebook, codebook_size, rank, s->dims};
+}
+
+static bool same(const float *a, const float *b, size_t count, eie_format format) {
+    for (size_t i = 0; i < count; i++) {
+        if (format != EIE_F32 ? memcmp(a + i, b + i, sizeof *a) != 0 && !(isnan(a[i]) && isnan(b[i]))
+                              : !(fabsf(a[i] - b[i]) <= 1e-3f * (1 + fabsf(b[i])))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static char seen[128][64]; /* names of the kernels that ran */
+static size_t seen_count;
+
+static void note(const char *kernel) {
+    for (size_t i = 0; i < seen_count; i++) {
+        if (strcmp(seen[i], kernel) == 0) return;
+    }
+    snprintf(seen[seen_count++], sizeof seen[0], "%s", kernel);
+}
+
+/* Runs a layer on one instruction set after the other, scalar being the last, and on a pool; all must agree. */
+typedef eie_status make_layer(const void *what, eie_format format, eie_layer **layer);
+typedef eie_status run_layer(const eie_layer *layer, const void *what, float *y, const eie_parallel *parallel);
+
+static void compare(make_layer *make, run_layer *run, const void *what, size_t outputs, const eie_parallel *pool, const char *name) {
+    for (eie_format format = EIE_F32; format <= EIE_U8; format++) {
+        float *first = NULL;
+        const char *isa;
+        for (size_t i = 0; (isa = eie_isa_available(i)) != NULL; i++) {
+            eie_layer *layer;
+            require(eie_isa_select(isa) == EIE_OK, "an available instruction set can't be chosen", isa);
+            require(make(what, format, &layer) == EIE_OK, "a layer can't be made", name);
+            float *y = malloc(outputs * sizeof *y + (outputs == 0));
+            require(run(layer, what, y, i % 2 ? pool : NULL) == EIE_OK, "a layer can't run", name);
+            note(eie_layer_kernel(layer));
+            if (first != NULL) require(same(y, first, outputs, format), "instruction sets differ", eie_layer_kernel(layer));
+            if (first == NULL) first = y;
+            else free(y);
+            eie_layer_free(layer);
+        }
+        free(first);
+    }
+    require(eie_isa_select(eie_isa_available(0)) == EIE_OK, "the best instruction set can't be chosen", name);
+}
+
+/* ---- Gemm ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    const sample *weight;
+    const float *x, *bias;
+    uint64_t batch;
+} gemm_case;
+
+static eie_status make_gemm(const void *what, eie_format format, eie_layer **layer) {
+    return eie_gemm_create(&((const gemm_case *)what)->weight->weight, format, layer);
+}
+
+static eie_status run_gemm(const eie_layer *layer, const void *what, float *y, const eie_parallel *parallel) {
+    const gemm_case *c = what;
+    return eie_gemm_run(layer, c->x, c->batch, c->bias, y, parallel);
+}
+
+static void test_gemm(const eie_parallel *pool) {
+    static const uint64_t sizes[] = {0, 1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 300, 1025};
+    static const uint32_t codebooks[] = {1, 2, 16, 17, 32, 33, 256};
+    enum { SIZES = sizeof sizes / sizeof sizes[0] };
+    for (int i = 0; i < 400; i++) {
+        sample w;
+        const uint64_t dims[2] = {sizes[draw(SIZES)], i == 0 ? 70000 : sizes[draw(SIZES)]};
+        make_weight(&w, 2, dims, codebooks[draw(7)], draw(101));
+        gemm_case c = {&w, NULL, NULL, draw(4)};
+        float *x = numbers((size_t)(c.batch * dims[1])), *bias = draw(2) ? numbers((size_t)dims[0]) : NULL;
+        if (c.batch > 0 && dims[1] > 0 && draw(10) == 0) x[draw(dims[1])] = draw(2) ? NAN : INFINITY;
+        const bool finite = c.batch == 0 || dims[1] == 0 || draw(1) == 0;
+        c.x = x;
+        c.bias = bias;
+        bool odd = false;
+        for (uint64_t k = 0; k < c.batch * dims[1]; k++) odd |= !isfinite(x[k]);
+        if (finite && odd) {
+            for (uint64_t k = 0; k < c.batch * dims[1]; k++) x[k] = isfinite(x[k]) ? x[k] : 1e30f; /* f32 makes no promise there */
+        }
+        compare(make_gemm, run_gemm, &c, (size_t)(c.batch * dims[0]), pool, "gemm");
+        free(x);
+        free(bias);
+        free(w.codes);
+    }
+}
+
+/* ---- convolution ------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const sample *weight;
+    eie_conv_params params;
+    int64_t in[4], out[4];
+    const float *x, *bias;
+    uint64_t batch;
+} conv_case;
+
+static eie_status make_conv(const void *what, eie_format format, eie_layer **layer) {
+    const conv_case *c = what;
+    return eie_conv_create(&c->weight->weight, &c->params, format, layer);
+}
+
+static eie_status run_conv(const eie_layer *layer, const void *what, float *y, const eie_parallel *parallel) {
+    const conv_case *c = what;
+    return eie_conv_run(layer, c->x, c->batch, c->in, c->bias, y, parallel);
+}
+
+static void test_conv(const eie_parallel *pool) {
+    int ran = 0;
+    for (int i = 0; i < 600; i++) {
+        conv_case c = {.batch = draw(3)};
+        sample w;
+        const uint32_t spatial = 1 + (uint32_t)draw(3);
+        const uint64_t group = 1 + draw(3), inner = 1 + draw(4), outer = 1 + draw(5);
+        uint64_t dims[5] = {outer * group, inner};
+        c.params = (eie_conv_params){.spatial = spatial, .transposed = (uint32_t)draw(2), .group = group, .auto_pad = (int32_t)(draw(3) ? 0 : draw(4))};
+        c.in[0] = (int64_t)(c.params.transposed ? outer * group : inner * group);
+        size_t inputs = (size_t)(c.batch * (uint64_t)c.in[0]), outputs = (size_t)c.batch;
+        for (uint32_t a = 0; a < spatial; a++) {
+            dims[2 + a] = 1 + draw(4);
+            c.params.strides[a] = 1 + (int64_t)draw(3);
+            c.params.dilations[a] = 1 + (int64_t)draw(3);
+            c.params.pads[a] = (int64_t)draw(4);
+            c.params.pads[a + spatial] = (int64_t)draw(4);
+            c.params.output_padding[a] = (int64_t)draw(2);
+            c.in[1 + a] = 1 + (int64_t)draw(spatial == 1 ? 600 : spatial == 2 ? 25 : 9);
+            inputs *= (size_t)c.in[1 + a];
+        }
+        make_weight(&w, 2 + spatial, dims, draw(2) ? 16 : 256, draw(101));
+        c.weight = &w;
+        eie_layer *layer;
+        require(make_conv(&c, EIE_F32, &layer) == EIE_OK, "a convolution can't be made", "conv");
+        if (eie_conv_output_dims(layer, c.in, c.out) == EIE_OK) {
+            for (uint32_t a = 0; a <= spatial; a++) outputs *= (size_t)c.out[a];
+            float *x = numbers(inputs), *bias = draw(2) ? numbers((size_t)c.out[0]) : NULL;
+            c.x = x;
+            c.bias = bias;
+            compare(make_conv, run_conv, &c, outputs, pool, "conv");
+            free(x);
+            free(bias);
+            ran++;
+        }
+        eie_layer_free(layer);
+        free(w.codes);
+    }
+    require(ran > 300, "hardly any convolution ran", "conv");
+}
+
+/* ---- LSTM and GRU --------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const sample *w, *r;
+    eie_recurrent_params params;
+    eie_recurrent_io io;
+} cell_case;
+
+static eie_status make_cell(const void *what, eie_format format, eie_layer **layer) {
+    const cell_case *c = what;
+    return eie_recurrent_create(&c->w->weight, &c->r->weight, &c->params, format, layer);
+}
+
+static eie_status run_cell(const eie_layer *layer, const void *what, float *y, const eie_parallel *parallel) {
+    eie_recurrent_io io = ((const cell_case *)what)->io;
+    io.y = y;
+    return eie_recurrent_run(layer, &io, parallel);
+}
+
+static void test_recurrent(const eie_parallel *pool) {
+    for (int i = 0; i < 150; i++) {
+        const bool lstm = draw(2);
+        const uint64_t hidden = 1 + draw(40), input = 1 + draw(70), gates = lstm ? 4 : 3, batch = draw(4), time = draw(6);
+        cell_case c = {.params = {.cell = lstm ? EIE_LSTM : EIE_GRU, .direction = (int32_t)draw(3), .hidden = hidden, .layout = (int32_t)draw(2),
+                                  .input_forget = (int32_t)draw(2), .linear_before_reset = (int32_t)draw(2), .clip = draw(2) ? 0.7f : 0}};
+        const uint64_t directions = c.params.direction == EIE_BIDIRECTIONAL ? 2 : 1;
+        sample w, r;
+        make_weight(&w, 3, (uint64_t[]){directions, gates * hidden, input}, 16, 50);
+        make_weight(&r, 3, (uint64_t[]){directions, gates * hidden, hidden}, 200, 80);
+        int32_t *lengths = malloc(batch * sizeof *lengths + 1);
+        for (uint64_t b = 0; b < batch; b++) lengths[b] = (int32_t)draw(time + 1);
+        float *x = numbers((size_t)(time * batch * input)), *bias = numbers((size_t)(directions * 2 * gates * hidden));
+        float *state = numbers((size_t)(directions * batch * hidden)), *peephole = numbers((size_t)(directions * 3 * hidden));
+        c.w = &w;
+        c.r = &r;
+        c.io = (eie_recurrent_io){.x = x, .time = time, .batch = batch, .bias = draw(2) ? bias : NULL, .sequence_lengths = draw(2) ? lengths : NULL,
+                                  .initial_h = draw(2) ? state : NULL, .initial_c = lstm && draw(2) ? state : NULL, .peephole = lstm && draw(2) ? peephole : NULL};
+        compare(make_cell, run_cell, &c, (size_t)(time * directions * batch * hidden), pool, "recurrent");
+        free(x);
+        free(bias);
+        free(state);
+        free(peephole);
+        free(lengths);
+        free(w.codes);
+        free(r.codes);
+    }
+}
+
+/* ---- quantization, tables -------------------------------------------------------------------------------------------------- */
+
+static void test_quantize(void) {
+    for (int i = 0; i < 2000; i++) {
+        const size_t n = (size_t)draw(100);
+        float *x = numbers(n);
+        const float scale = ldexpf(1, (int)draw(250) - 149);
+        for (size_t k = 0; k < n; k++) x[k] = draw(200) == 0 ? (draw(2) ? NAN : -INFINITY) : x[k] * scale;
+        uint8_t *q[2] = {malloc(n + 1), malloc(n + 1)};
+        int16_t *w[2] = {malloc(n * 2 + 1), malloc(n * 2 + 1)};
+        for (size_t k = 0; k < eie_kernel_count; k++) {
+            const eie_kernel *kernel = &eie_kernels[k];
+            bool here = false;
+            for (size_t a = 0; eie_isa_available(a) != NULL; a++) here |= strcmp(eie_isa_available(a), kernel->isa) == 0;
+            if (!here) continue;
+            float scales[2];
+            int32_t zero[2], exponent[2];
+            if (kernel->kind == EIE_QUANTIZE_U8) {
+                const bool a = ((eie_quantize_u8_kernel *)kernel->run)(x, n, q[0], &scales[0], &zero[0]);
+                const bool b = quantize_u8_scalar(x, n, q[1], &scales[1], &zero[1]);
+                require(a == b && (!a || (scales[0] == scales[1] && zero[0] == zero[1] && memcmp(q[0], q[1], n) == 0)), "quantization differs", kernel->name);
+                note(kernel->name);
+            } else if (kernel->kind == EIE_QUANTIZE_I16) {
+                const bool a = ((eie_quantize_i16_kernel *)kernel->run)(x, n, w[0], &exponent[0]);
+                const bool b = quantize_i16_scalar(x, n, w[1], &exponent[1]);
+                require(a == b && (!a || (exponent[0] == exponent[1] && memcmp(w[0], w[1], n * 2) == 0)), "quantization differs", kernel->name);
+                note(kernel->name);
+            }
+        }
+        for (int k = 0; k < 2; k++) free(q[k]), free(w[k]);
+        free(x);
+    }
+}
+
+static void test_gather(void) {
+    sample t;
+    make_weight(&t, 3, (uint64_t[]){7, 2, 3}, 9, 60);
+    eie_layer *layer;
+    require(eie_gather_create(&t.weight, &layer) == EIE_OK, "a table can't be made", "gather");
+    float *y = malloc(3 * 6 * sizeof *y);
+    require(eie_gather_run(layer, (int64_t[]){0, -1, 6}, 3, y) == EIE_OK, "rows are not given", "gather");
+    for (int k = 0; k < 6; k++) require(y[6 + k] == t.codebook[t.codes[36 + k]] && y[12 + k] == y[6 + k], "a row is another", "gather");
+    const int64_t outside[] = {7, -8, INT64_MAX, INT64_MIN};
+    for (int k = 0; k < 4; k++) require(eie_gather_run(layer, &outside[k], 1, y) == EIE_E_ARGUMENT, "a row outside is given", "gather");
+    free(y);
+    eie_layer_free(layer);
+    free(t.codes);
+}
+
+/* ---- arguments nobody should give ------------------------------------------------------------------------------------------- */
+
+static void test_arguments(void) {
+    uint8_t codes[64] = {0};
+    float codebook[4] = {0, 1, 2, 3};
+    const uint64_t matrix[] = {8, 8}, endless[] = {1ull << 40, 1ull << 40}, kernel[] = {2, 2, 4, 4};
+    eie_layer *layer;
+    eie_weight w = {codes, codebook, 4, 2, matrix};
+    require(eie_gemm_create(NULL, EIE_F32, &layer) == EIE_E_ARGUMENT, "no weight is taken", "arguments");
+    require(eie_gemm_create(&w, (eie_format)9, &layer) == EIE_E_ARGUMENT, "a format that is none is taken", "arguments");
+    w.dims = endless;
+    require(eie_gemm_create(&w, EIE_F32, &layer) == EIE_E_SHAPE, "an endless matrix is taken", "arguments");
+    w.dims = matrix;
+    w.codebook_size = 0;
+    require(eie_gemm_create(&w, EIE_F32, &layer) == EIE_E_ARGUMENT, "an empty codebook is taken", "arguments");
+    w.codebook_size = 3;
+    codes[5] = 3;
+    require(eie_gemm_create(&w, EIE_F32, &layer) == EIE_E_CORRUPT, "a code past the codebook is taken", "arguments");
+    codes[5] = 0;
+    codebook[0] = 1;
+    require(eie_gemm_create(&w, EIE_F32, &layer) == EIE_E_ARGUMENT, "a codebook without zero is taken", "arguments");
+    codebook[0] = 0;
+    w = (eie_weight){codes, codebook, 4, 4, kernel};
+    const int64_t odd[] = {0, -1, INT64_MIN, INT64_MAX, 1ll << 40};
+    for (int k = 0; k < 5; k++) {
+        for (int field = 0; field < 6; field++) {
+            for (uint32_t t = 0; t < 2; t++) {
+                eie_conv_params p = {.spatial = 2, .transposed = t, .group = 1, .strides = {1, 1}, .dilations = {1, 1}};
+                int64_t *at[] = {&p.strides[1], &p.dilations[0], &p.pads[3], &p.output_padding[1], &p.output_shape[0], (int64_t *)&p.group};
+                *at[field] = odd[k];
+                const bool fine = odd[k] == 0 && field >= 2 && field <= 4;
+                const eie_status status = eie_conv_create(&w, &p, EIE_F32, &layer);
+                require((status == EIE_OK) == fine, "odd parameters of a convolution", "arguments");
+                if (status == EIE_OK) eie_layer_free(layer);
+            }
+        }
+    }
+    for (uint32_t t = 0; t < 2; t++) { /* large but legal: a status, no absurd allocation, no overflow */
+        eie_conv_params p = {.spatial = 2, .transposed = t, .group = 1, .strides = {t ? 200 : INT32_MAX - 1, 300}, .dilations = {INT32_MAX - 1, 1},
+                             .pads = {INT32_MAX - 1, 0, INT32_MAX - 1, 0}};
+        int64_t in[] = {2, 5, INT32_MAX}, out[3];
+        require(eie_conv_create(&w, &p, EIE_F32, &layer) == EIE_OK, "large parameters", "arguments");
+        require(eie_conv_run(layer, NULL, 1, in, NULL, NULL, NULL) != EIE_OK, "an endless convolution ran", "arguments");
+        in[0] = 3;
+        require(eie_conv_output_dims(layer, in, out) == EIE_E_SHAPE, "wrong channels are taken", "arguments");
+        eie_layer_free(layer);
+    }
+    eie_conv_params wide = {.spatial = 2, .transposed = 1, .group = 1, .strides = {INT32_MAX - 1, 2}, .dilations = {1, 1}};
+    require(eie_conv_create(&w, &wide, EIE_F32, &layer) == EIE_E_UNSUPPORTED, "a row for each of 2^32 phases is made", "arguments");
+    eie_parallel *pool;
+    require(eie_pool_create(0, &pool) == EIE_E_ARGUMENT && eie_pool_create(100000, &pool) == EIE_E_ARGUMENT, "odd numbers of threads", "arguments");
+    require(eie_isa_select("z80") == EIE_E_ARGUMENT && eie_isa_select(NULL) == EIE_E_ARGUMENT, "an unknown instruction set", "arguments");
+}
+
+int main(void) {
+    eie_parallel *pool;
+    require(eie_pool_create(3, &pool) == EIE_OK, "no threads", "pool");
+    test_quantize();
+    test_gemm(pool);
+    test_conv(pool);
+    test_recurrent(pool);
+    test_gather();
+    test_arguments();
+    eie_pool_free(pool);
+    size_t runnable = 0;
+    for (size_t k = 0; k < eie_kernel_count; k++) {
+        bool here = false, ran = false;
+        for (size_t a = 0; eie_isa_available(a) != NULL; a++) here |= strcmp(eie_isa_available(a), eie_kernels[k].isa) == 0;
+        for (size_t i = 0; i < seen_count; i++) ran |= strcmp(seen[i], eie_kernels[k].name) == 0;
+        require(!here || ran, "a listed kernel did not run", eie_kernels[k].name);
+        runnable += here;
+    }
+    printf("selftest: %zu of %zu kernels run here, all of them as the scalar ones\n", runnable, eie_kernel_count);
+    return 0;
+}
