@@ -18,6 +18,7 @@ import numpy as np
 from . import controlflow, valueinfo
 from .artifact import EieNode, PayloadReader, eie_node
 from .backends.base import Activations, Backend, InsideBackend, LayerSpec, Run
+from .dense import NO_OPERATOR, standard_attributes
 from .errors import FormatError, ModelError
 from .modelfile import bodies_of, has_layers, label, opset_versions
 from .operators import DOMAIN
@@ -124,9 +125,7 @@ class Executor:
         self._tensors, self._backend, self._activations = tensors, backend, activations
         self._opsets = opset_versions(model)
         self._inside = backend if isinstance(backend, InsideBackend) else None
-        self._settings = Settings(
-            model.ir_version, self._opsets, list(model.functions), threads, tensors, self._inside
-        )
+        self._settings = Settings(model.ir_version, self._opsets, list(model.functions), threads, tensors, self._inside)
         self._payloads = PayloadReader(tensors)
         self._uses: Counter[int] = Counter()
         self._names = _all_names(model.graph)
@@ -232,28 +231,31 @@ class Executor:
         if judge is not None and spec.activations == "f32" and layer.operator.computes:
             verdict = judge(spec)
             if verdict is not None and verdict.dense:
-                return self._dense(op, spec, verdict.why)
-            why = verdict.why if verdict is not None else ""
+                attributes = standard_attributes(spec)
+                if attributes is not None:
+                    return self._dense(op, spec, attributes, verdict.why)
+            why = "" if verdict is None else NO_OPERATOR if verdict.dense else verdict.why
         if isinstance(self._backend, InsideBackend):
-            return self._stay(op, layer, spec, self._backend)
+            return self._stay(op, layer, spec, why)
         op.run, op.weights = self._backend.compile(spec), tuple(w.shape for w in spec.weights)
         kernel = str(getattr(op.run, "kernel", self._backend.name))
         why = why or str(getattr(op.run, "why", "")) or f"backend {self._backend.name} runs every layer this way"
         self.layers.append(LayerReport(spec.name, spec.op, kernel, why, int(getattr(op.run, "bytes", 0))))
         return [op]
 
-    def _stay(self, op: Op, layer: EieNode, spec: LayerSpec, inside: InsideBackend) -> list[Op]:
-        """A layer as a plain node: ONNX Runtime runs it, packed, as a custom operator."""
+    def _stay(self, op: Op, layer: EieNode, spec: LayerSpec, why: str) -> list[Op]:
+        """A layer as a plain node, which ONNX Runtime runs as a custom operator."""
         import onnx
 
+        assert isinstance(self._backend, InsideBackend)
         node = onnx.NodeProto()
         node.CopyFrom(op.node)
-        if layer.operator.computes and self._activations:
+        if layer.operator.computes:
             others = [a for a in node.attribute if a.name != "activations"]
             del node.attribute[:]
             node.attribute.extend([*others, onnx.helper.make_attribute("activations", spec.activations)])
-        kernel, why = inside.kernel(spec)
-        self.layers.append(LayerReport(spec.name, spec.op, kernel, why, 0))
+        kernel, reason = self._backend.kernel(spec)
+        self.layers.append(LayerReport(spec.name, spec.op, kernel, why or reason, 0))
         return [Op(node)]
 
     def _decode(self, op: Op, spec: LayerSpec, block: Block) -> list[Op]:
@@ -272,7 +274,7 @@ class Executor:
             return [Op(onnx.helper.make_node("Identity", [outer], [name]))]
         return []
 
-    def _dense(self, op: Op, spec: LayerSpec, why: str) -> list[Op]:
+    def _dense(self, op: Op, spec: LayerSpec, attributes: dict[str, Any], why: str) -> list[Op]:
         """Turn a layer back into the standard operator, its weight decoded."""
         import onnx
 
@@ -289,9 +291,6 @@ class Executor:
             if bias:
                 nodes.append(onnx.helper.make_node("Add", [product, bias], [y], name=f"{node.name}/bias"))
         else:
-            attributes = dict(spec.attributes)
-            if len(held) > 1:
-                attributes["hidden_size"] = spec.weights[1].shape[2]
             inputs = [node.input[0], *held, *rest]
             nodes = [onnx.helper.make_node(spec.op, inputs, list(node.output), name=node.name, **attributes)]
         self.layers.append(LayerReport(spec.name, spec.op, "dense", why, sum(w.nbytes for w in weights)))

@@ -249,7 +249,11 @@ class Segment:
             inside.register(options)
         if references:  # ONNX Runtime copies them, so that nothing here need be kept after
             options.add_external_initializers(list(references), list(references.values()))
-        with inside.errors(self.where) if inside else translated(ModelError, self.where, "ONNX Runtime does not accept it"):
+        with (
+            inside.errors(self.where)
+            if inside
+            else translated(ModelError, self.where, "ONNX Runtime does not accept it")
+        ):
             return inference_session(model.SerializeToString(), options)
 
     def run(self, values: Mapping[str, Any]) -> list[Any]:

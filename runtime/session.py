@@ -75,7 +75,9 @@ class Session:
             self._formats = self._executor.formats
             self.note = f"{len(self._layers)} compressed layers run on {backend}, the rest in ONNX Runtime"
             if backend == "ort":
-                self.note = "compressed layers run inside ONNX Runtime, as custom operators or as its own, whichever is faster"
+                self.note = (
+                    "compressed layers run inside ONNX Runtime, as custom operators or as its own, whichever is faster"
+                )
         self._args_in, self._args_out = self._describe(model)
 
     def _open_plain(self, path: str | bytes, backend: str, threads: int, activations: Activations | None) -> None:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..dense import NO_OPERATOR
 from ..errors import FormatError, ModelError, UserError
 from ..modelfile import describe
 from ..segments import inference_session, ort_errors, session_options, translated
@@ -88,8 +89,8 @@ class OrtBackend:
 
     def kernel(self, spec: LayerSpec) -> tuple[str, str]:
         found = [cpu.verdict_of(spec.op, spec.attributes, w, spec.activations, step=False) for w in spec.weights]
-        packed = next((v for v in found if not v.dense), found[0])
-        return packed.kernel, packed.why
+        packed = next((v for v in found if not v.dense), None)
+        return (packed.kernel, packed.why) if packed else ("custom operator", NO_OPERATOR)
 
     def register(self, options: onnxruntime.SessionOptions) -> None:
         options.add_session_config_entry(DENSE, "never")  # what runs dense is no longer a custom operator

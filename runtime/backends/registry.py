@@ -28,7 +28,9 @@ class Entry:
 BACKENDS: dict[str, Entry] = {
     "cpu": Entry("cpu:CpuBackend", True, "the C kernels, from the packed form or dense where that is faster"),
     "reference": Entry("reference:ReferenceBackend", False, "numpy, slow and plain: the specification"),
-    "ort": Entry("ort:OrtBackend", True, "the C kernels as custom ops inside ONNX Runtime, or its own where dense is faster"),
+    "ort": Entry(
+        "ort:OrtBackend", True, "the C kernels as custom ops inside ONNX Runtime, or its own where dense is faster"
+    ),
 }
 
 
