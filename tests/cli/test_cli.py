@@ -187,22 +187,22 @@ def tiny(path: Path, weight: np.ndarray[Any, Any]) -> Path:
 # -- the user's mistakes: what, where, what to do; exit code 2; nothing written -----------------------------------------
 
 
-def refused(*arguments: str | Path, says: str, cwd: Path | None = None) -> None:
+def assert_refused(*arguments: str | Path, says: str, cwd: Path | None = None) -> None:
     done = call(*arguments, code=2, cwd=cwd)
     assert done.stdout == ""
     assert says in done.stderr.replace("\n", " "), done.stderr
 
 
 def test_files_that_are_no_models(tmp_path: Path) -> None:
-    refused("optimize", tmp_path / "missing.onnx", says="missing.onnx")
+    assert_refused("optimize", tmp_path / "missing.onnx", says="missing.onnx")
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(b"GIF89a" + bytes(200))
-    refused("optimize", bad, says="bad.onnx")
+    assert_refused("optimize", bad, says="bad.onnx")
     bad.write_bytes(b"")
-    refused("optimize", bad, says="bad.onnx")
+    assert_refused("optimize", bad, says="bad.onnx")
     bad.write_bytes(LENET.read_bytes()[:5000])
-    refused("optimize", bad, says="bad.onnx")
-    refused("optimize", tmp_path, says=tmp_path.name)
+    assert_refused("optimize", bad, says="bad.onnx")
+    assert_refused("optimize", tmp_path, says=tmp_path.name)
     assert list(tmp_path.iterdir()) == [bad]
 
 
@@ -210,18 +210,20 @@ def test_damaged_artifacts(tmp_path: Path, lenet: tuple[Path, dict[str, Any]], d
     content = lenet[0].read_bytes()
     damaged = tmp_path / "damaged.eie.onnx"
     damaged.write_bytes(content[: len(content) // 2])
-    refused("run", damaged, "--input", digits, "--output", tmp_path / "y.npz", says="damaged.eie.onnx")
+    assert_refused("run", damaged, "--input", digits, "--output", tmp_path / "y.npz", says="damaged.eie.onnx")
     payload = max((t for t in onnx.load(lenet[0]).graph.initializer), key=lambda t: len(t.raw_data)).raw_data
     at = content.index(payload) + len(payload) // 2
     damaged.write_bytes(content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :])
     for backend in ("cpu", "reference", "ort"):
-        refused("run", damaged, "--input", digits, "--output", tmp_path / "y.npz", "--backend", backend, says="ip1")
-    refused("inspect", damaged, says="ip1")
+        assert_refused(
+            "run", damaged, "--input", digits, "--output", tmp_path / "y.npz", "--backend", backend, says="ip1"
+        )
+    assert_refused("inspect", damaged, says="ip1")
     assert not (tmp_path / "y.npz").exists()
 
 
 def test_an_artifact_is_not_optimized_again(tmp_path: Path, lenet: tuple[Path, dict[str, Any]]) -> None:
-    refused("optimize", lenet[0], "-o", tmp_path / "b.eie.onnx", says="artifact already")
+    assert_refused("optimize", lenet[0], "-o", tmp_path / "b.eie.onnx", says="artifact already")
 
 
 @pytest.mark.parametrize(
@@ -250,14 +252,14 @@ def test_wrong_options(tmp_path: Path, options: list[str], says: str) -> None:
 def test_a_rule_that_matches_nothing(tmp_path: Path) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text('[[rule]]\nmatch = "ip9"\nskip = true\n')
-    refused("optimize", LENET, "-o", tmp_path / "a.eie.onnx", "--recipe", recipe, says="ip1")
+    assert_refused("optimize", LENET, "-o", tmp_path / "a.eie.onnx", "--recipe", recipe, says="ip1")
 
 
 def test_outputs_that_cannot_be_written(tmp_path: Path, digits: Path) -> None:
-    refused("optimize", LENET, "-o", tmp_path / "no" / "such" / "a.eie.onnx", says="a.eie.onnx")
-    refused("optimize", LENET, "-o", tmp_path, says=tmp_path.name)
-    refused("optimize", LENET, "-o", LENET, says="overwrite")
-    refused("run", LENET, "--input", digits, "--output", tmp_path / "no" / "y.npz", says="y.npz")
+    assert_refused("optimize", LENET, "-o", tmp_path / "no" / "such" / "a.eie.onnx", says="a.eie.onnx")
+    assert_refused("optimize", LENET, "-o", tmp_path, says=tmp_path.name)
+    assert_refused("optimize", LENET, "-o", LENET, says="overwrite")
+    assert_refused("run", LENET, "--input", digits, "--output", tmp_path / "no" / "y.npz", says="y.npz")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full to fill up")
@@ -289,8 +291,10 @@ def test_wrong_inputs_to_run(tmp_path: Path, lenet: tuple[Path, dict[str, Any]])
     ):
         np.savez(path, **arrays)
         for backend in ("cpu", "ort"):
-            refused("run", lenet[0], "--input", path, "--output", tmp_path / "y.npz", "--backend", backend, says=says)
-    refused("run", lenet[0], "--input", path, "--output", tmp_path / "y.npz", "--backend", "gpu", says="cpu")
+            assert_refused(
+                "run", lenet[0], "--input", path, "--output", tmp_path / "y.npz", "--backend", backend, says=says
+            )
+    assert_refused("run", lenet[0], "--input", path, "--output", tmp_path / "y.npz", "--backend", "gpu", says="cpu")
     assert not (tmp_path / "y.npz").exists()
 
 

@@ -70,7 +70,7 @@ def through(path: Path) -> Model:
     return model
 
 
-def attempt(tmp_path: Path, content: bytes) -> None:
+def assert_model_or_error(tmp_path: Path, content: bytes) -> None:
     """A damaged file is a model all the same, or a ModelError with a place; any other exception fails the test."""
     path = tmp_path / "damaged.onnx"
     path.write_bytes(content)
@@ -132,13 +132,13 @@ def test_flipped_bits(tmp_path: Path, flips: list[int]) -> None:
     content = bytearray(BYTES)
     for bit in flips:
         content[bit // 8] ^= 1 << bit % 8
-    attempt(tmp_path, bytes(content))
+    assert_model_or_error(tmp_path, bytes(content))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.tuples(st.integers(0, len(BYTES)), st.integers(0, len(BYTES))))
 def test_missing_stretches(tmp_path: Path, cut: tuple[int, int]) -> None:
-    attempt(tmp_path, BYTES[: min(cut)] + BYTES[max(cut) :])
+    assert_model_or_error(tmp_path, BYTES[: min(cut)] + BYTES[max(cut) :])
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_every_single_bit(tmp_path: Path) -> None:
     for bit in range(8 * len(BYTES)):
         content = bytearray(BYTES)
         content[bit // 8] ^= 1 << bit % 8
-        attempt(tmp_path, bytes(content))
+        assert_model_or_error(tmp_path, bytes(content))
 
 
 def test_a_long_chain_is_no_deep_recursion() -> None:

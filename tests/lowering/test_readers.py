@@ -78,7 +78,7 @@ def operators(graph: onnx.GraphProto) -> list[str]:
     return found
 
 
-def check(case: Case, proto: onnx.ModelProto | None = None) -> tuple[Result, onnx.ModelProto]:
+def assert_same_answers(case: Case, proto: onnx.ModelProto | None = None) -> tuple[Result, onnx.ModelProto]:
     """Optimize, check the artifact, and compare the answers of all backends with the model's in ONNX Runtime."""
     proto = proto or model_of(case)
     feeds = feeds_of(proto, case.feeds)
@@ -133,7 +133,7 @@ GEMM = {"w": W, "t": W.T.copy(), "b": floats(32)}
     ],
 )
 def test_matrices(text: str, wanted: Sequence[str]) -> None:
-    check(
+    assert_same_answers(
         Case(text, {k: v for k, v in GEMM.items() if f" {k}," in text or f" {k})" in text or f"({k}" in text}, wanted)
     )
 
@@ -142,11 +142,13 @@ def test_matrices(text: str, wanted: Sequence[str]) -> None:
 @pytest.mark.parametrize("beta", [1.0, -0.5])
 def test_every_shape_of_c(shape: tuple[int, ...], beta: float) -> None:
     text = f"(float[3,24] x) => (float[3,32] y) {{ y = Gemm<beta={beta}>(x, w, c) }}"
-    check(Case(text, {"w": W, "c": np.asarray(floats(*shape))}, ["Gemm"]))
+    assert_same_answers(Case(text, {"w": W, "c": np.asarray(floats(*shape))}, ["Gemm"]))
 
 
 def test_a_batch_of_matrices() -> None:
-    check(Case("(float[2,N,24] x) => (float[2,N,32] y) { y = MatMul(x, w) }", {"w": weights(2, 24, 32)}, ["Decode"]))
+    assert_same_answers(
+        Case("(float[2,N,24] x) => (float[2,N,32] y) { y = MatMul(x, w) }", {"w": weights(2, 24, 32)}, ["Decode"])
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def test_convolutions(shape: str, weight: tuple[int, ...], operator: str, output
     dims = ",".join("ABCDE"[:outputs])
     constants = {"w": weights(*weight), **({"b": floats(16)} if "b)" in operator else {})}
     text = f"(float[{shape}] x) => (float[{dims}] y) {{ y = {operator} }}"
-    check(Case(text, constants, [operator.split("<")[0].split("(")[0]], 1e-4))
+    assert_same_answers(Case(text, constants, [operator.split("<")[0].split("(")[0]], 1e-4))
 
 
 def recurrent(
@@ -219,7 +221,7 @@ def recurrent(
     ids=lambda c: c.text[c.text.index("=", 20) + 1 :],
 )
 def test_recurrent(case: Case) -> None:
-    check(case)
+    assert_same_answers(case)
 
 
 @pytest.mark.parametrize(
@@ -235,15 +237,15 @@ def test_recurrent(case: Case) -> None:
     ids=lambda c: c.text[c.text.index("=", 20) + 1 :],
 )
 def test_recurrent_that_is_decoded(case: Case) -> None:
-    check(Case(case.text, case.constants, ["Decode", "Decode"], 1e-4))
+    assert_same_answers(Case(case.text, case.constants, ["Decode", "Decode"], 1e-4))
 
 
 def test_half_of_a_recurrent_layer() -> None:
     """Where only one of the two weights is compressed, it is decoded."""
     case = recurrent("GRU")
-    check(Case(case.text, {**case.constants, "r": floats(1, 48, 16)}, ["GRU"], 0.05))
+    assert_same_answers(Case(case.text, {**case.constants, "r": floats(1, 48, 16)}, ["GRU"], 0.05))
     tiny = {"w": weights(1, 12, 12), "r": weights(1, 12, 4), "b": floats(1, 24)}  # r is too small
-    check(Case(case.text.replace("hidden_size=16", "hidden_size=4"), tiny, ["Decode"]))
+    assert_same_answers(Case(case.text.replace("hidden_size=16", "hidden_size=4"), tiny, ["Decode"]))
 
 
 @pytest.mark.parametrize(
@@ -258,7 +260,7 @@ def test_half_of_a_recurrent_layer() -> None:
 @pytest.mark.parametrize("indices", ["int64", "int32"])
 def test_tables(operator: str, dims: str, wanted: str, indices: str) -> None:
     feeds = {"i": np.array([[0, 3, -1], [5, -16, 15]])}
-    check(
+    assert_same_answers(
         Case(
             f"({indices}[2,3] i) => (float[{dims}] y) {{ y = {operator} }}",
             {"w": weights(40, 16)},
@@ -270,7 +272,7 @@ def test_tables(operator: str, dims: str, wanted: str, indices: str) -> None:
 
 def test_a_table_of_images() -> None:
     feeds = {"i": np.array([1, 0])}
-    check(
+    assert_same_answers(
         Case(
             "(int64[2] i) => (float[2,4,5,6] y) { y = Gather(w, i) }",
             {"w": weights(10, 4, 5, 6)},
@@ -284,7 +286,7 @@ def test_a_table_of_images() -> None:
 
 
 def test_a_weight_of_two_operators_is_one_payload() -> None:
-    result, artifact = check(
+    result, artifact = assert_same_answers(
         Case(
             "(float[N,24] x) => (float[N,24] y) { a = MatMul(x, w) y = MatMul(a, w) }",
             {"w": weights(24, 24)},
@@ -298,7 +300,7 @@ def test_a_weight_of_two_operators_is_one_payload() -> None:
 def test_a_weight_in_two_orientations() -> None:
     """The first reader has its form; the other, that would need the transpose, decodes."""
     text = "(float[N,24] x) => (float[N,24] y) { a = MatMul(x, w) y = Gemm<transB=1>(a, w) }"
-    _, artifact = check(Case(text, {"w": weights(24, 24)}, ["Gemm", "Decode"]))
+    _, artifact = assert_same_answers(Case(text, {"w": weights(24, 24)}, ["Gemm", "Decode"]))
     assert len(artifact.graph.initializer) == 1
 
 
@@ -306,19 +308,19 @@ def test_a_table_that_is_the_output_matrix_too() -> None:
     """Language models tie their embedding to their last layer."""
     feeds = {"i": np.array([3, 1, 39])}
     text = "(int64[3] i) => (float[3,40] y) { e = Gather(w, i) y = Gemm<transB=1>(e, w) }"
-    check(Case(text, {"w": weights(40, 24)}, ["Gather", "Gemm"], feeds=feeds))
+    assert_same_answers(Case(text, {"w": weights(40, 24)}, ["Gather", "Gemm"], feeds=feeds))
     text = "(int64[3] i) => (float[3,40] y) { e = Gather(w, i) t = Transpose<perm=[1, 0]>(w) y = MatMul(e, t) }"
-    check(Case(text, {"w": weights(40, 24)}, ["Gather", "Gemm"], feeds=feeds))
+    assert_same_answers(Case(text, {"w": weights(40, 24)}, ["Gather", "Gemm"], feeds=feeds))
 
 
 def test_equal_weights_become_one_payload() -> None:
     text = "(float[N,24] x) => (float[N,24] y) { a = MatMul(x, w) y = MatMul(a, v) }"
-    _, artifact = check(Case(text, {"w": weights(24, 24), "v": weights(24, 24)}, ["Gemm", "Gemm"]))
+    _, artifact = assert_same_answers(Case(text, {"w": weights(24, 24), "v": weights(24, 24)}, ["Gemm", "Gemm"]))
     assert len(artifact.graph.initializer) == 1
 
 
 def test_a_weight_on_both_sides() -> None:
-    check(
+    assert_same_answers(
         Case(
             "(float[24,24] x) => (float[24,24] y) { m = MatMul(w, w) y = MatMul(m, x) }",
             {"w": weights(24, 24)},
@@ -326,8 +328,8 @@ def test_a_weight_on_both_sides() -> None:
         )
     )
     constants = {"w": weights(24, 24), "v": weights(24, 32)}
-    check(Case("(float[N,32] x) => (float[24,32] y) { m = MatMul(w, v) s = ReduceSum<keepdims=0>(x) y = Add(m, s) }", constants,
-               ["Gemm", "Decode"]))  # fmt: skip
+    text = "(float[N,32] x) => (float[24,32] y) { m = MatMul(w, v) s = ReduceSum<keepdims=0>(x) y = Add(m, s) }"
+    assert_same_answers(Case(text, constants, ["Gemm", "Decode"]))
 
 
 def test_a_weight_that_reads_through_two_bodies_and_outside() -> None:
@@ -336,7 +338,7 @@ def test_a_weight_that_reads_through_two_bodies_and_outside() -> None:
                    else_branch = no () => (float[N,24] q) { t = Abs(w) q = MatMul(a, t) }> }"""
     for go in (True, False):
         feeds = {"c": np.array(go), "x": floats(3, 24)}
-        check(Case(text, {"w": weights(24, 24)}, ["Gemm", "Gemm", "Decode"], feeds=feeds))
+        assert_same_answers(Case(text, {"w": weights(24, 24)}, ["Gemm", "Gemm", "Decode"], feeds=feeds))
 
 
 # -- bodies ----------------------------------------------------------------------------------------------------------------------------
@@ -368,7 +370,7 @@ def test_bodies(kind: str, inside: bool) -> None:
             node.input[:] = ["inner" if t == "w" else t for t in node.input]
         written = helper.make_node("Constant", [], ["inner"], value=numpy_helper.from_array(constants["w"]))
         body.node.insert(0, written)
-    check(case, proto)
+    assert_same_answers(case, proto)
 
 
 # -- half precision ----------------------------------------------------------------------------------------------------------------------
@@ -391,12 +393,12 @@ HALF = np.float16
 )  # fmt: skip
 def test_float16(text: str, constants: Mapping[str, tuple[int, ...]], wanted: Sequence[str]) -> None:
     made = {n: weights(*s, dtype=HALF) if n == "w" else floats(*s, dtype=HALF) for n, s in constants.items()}
-    check(Case(text.replace("T[", "float16["), made, wanted, 2e-2))
+    assert_same_answers(Case(text.replace("T[", "float16["), made, wanted, 2e-2))
 
 
 def test_float16_recurrent_table_and_body() -> None:
     feeds = {"i": np.array([[0, 3, -1], [5, -16, 15]])}
-    check(
+    assert_same_answers(
         Case(
             "(int64[2,3] i) => (float16[2,3,16] y) { y = Gather(w, i) }",
             {"w": weights(40, 16, dtype=HALF)},
@@ -409,21 +411,25 @@ def test_float16_recurrent_table_and_body() -> None:
                    else_branch = no () => (float16[N,24] q) { q = MatMul(x, w) }> }"""
     constants = {"w": weights(24, 24, dtype=HALF), "b": floats(24, dtype=HALF)}
     for go in (True, False):
-        check(Case(text, constants, ["Gemm", "Gemm"], 2e-2, feeds={"c": np.array(go), "x": floats(3, 24, dtype=HALF)}))
+        assert_same_answers(
+            Case(text, constants, ["Gemm", "Gemm"], 2e-2, feeds={"c": np.array(go), "x": floats(3, 24, dtype=HALF)})
+        )
 
 
 def test_bfloat16() -> None:
     """ONNX Runtime has few kernels for it: the weight is cast before it is used, as exporters of mixed models have it."""
     kind = helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
     text = "(float[N,24] x) => (float[N,32] y) { c = Cast<to=1>(w) y = MatMul(x, c) }"
-    check(Case(text, {"w": weights(24, 32).astype(kind)}, ["Gemm"]))
+    assert_same_answers(Case(text, {"w": weights(24, 32).astype(kind)}, ["Gemm"]))
 
 
 # -- what is given up ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_payload_that_would_be_larger_is_not_made() -> None:
-    result, artifact = check(Case("(float[N,8] x) => (float[N,9] y) { y = MatMul(x, w) }", {"w": floats(8, 9)}, []))
+    result, artifact = assert_same_answers(
+        Case("(float[N,8] x) => (float[N,9] y) { y = MatMul(x, w) }", {"w": floats(8, 9)}, [])
+    )
     assert not result.layers
     assert any("its payload would take" in item.why for item in result.left_alone)
     assert artifact.graph.initializer[0].data_type == onnx.TensorProto.FLOAT

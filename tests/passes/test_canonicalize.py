@@ -85,7 +85,7 @@ def run(proto: onnx.ModelProto, *, tolerance: float = 1e-5) -> Model:
     return found
 
 
-def unchanged(proto: onnx.ModelProto) -> None:
+def assert_unchanged(proto: onnx.ModelProto) -> None:
     found = run(proto)
     again = read(proto)
     assert to_text(found) == to_text(again)
@@ -95,7 +95,7 @@ def ops(found: Model | Graph) -> list[str]:
     return [n.op for n in (found.graph if isinstance(found, Model) else found).nodes]
 
 
-def expect(found: Model, text: str) -> None:
+def assert_becomes(found: Model, text: str) -> None:
     """The operators, written as ONNX text, names included."""
     expected = parser.parse_graph(text)
     got = [(n.op, n.inputs, n.outputs) for n in found.graph.nodes]
@@ -134,7 +134,7 @@ def test_constant_nodes_become_constants() -> None:
 def test_constants_of_strings_and_sparse_ones_stay_operators() -> None:
     proto = model('g () => (string[4] y) { a = Constant<value_strings = ["s", "t"]>() y = Concat<axis=0>(a, a) }')
     assert not Canonicalize().run(read(proto)).changed
-    unchanged(model("g () => (float y) { y = Constant<value_float = 1.5>() }"))  # it is an output
+    assert_unchanged(model("g () => (float y) { y = Constant<value_float = 1.5>() }"))  # it is an output
     proto = model("g () => (float[9] y) { y = Neg(s) }")
     sparse = helper.make_sparse_tensor(
         numpy_helper.from_array(floats(2), "v"), helper.make_tensor("i", onnx.TensorProto.INT64, [2], [0, 5]), [9]
@@ -152,7 +152,7 @@ def test_a_weight_is_seen_through_what_moves_it() -> None:
             {"w": floats(6, 16), "two": np.float32([2])},
         )
     )
-    expect(found, "g (float[N,8] x) => (float[N,12] y) { y = MatMul(x, c) }")
+    assert_becomes(found, "g (float[N,8] x) => (float[N,12] y) { y = MatMul(x, c) }")
     assert list(found.graph.constants) == ["c"]
     assert found.graph.constants["c"].dims == (8, 12)
 
@@ -186,8 +186,10 @@ def test_weights_are_dequantized_by_channel() -> None:
 def test_integers_that_are_no_weights_stay_integers() -> None:
     q = RNG.integers(-99, 99, (8, 8)).astype(np.int8)
     constants = {"q": q, "s": np.float32(0.02)}
-    unchanged(model("g (float[8,8] x) => (float[8,8] y) { d = DequantizeLinear(q, s) y = Add(x, d) }", constants))
-    unchanged(
+    assert_unchanged(
+        model("g (float[8,8] x) => (float[8,8] y) { d = DequantizeLinear(q, s) y = Add(x, d) }", constants)
+    )
+    assert_unchanged(
         model(
             "g (float[8,8] x) => (float[8,8] y) { d = DequantizeLinear(q, s) m = MatMul(x, d) y = Add(m, d) }",
             constants,
@@ -197,8 +199,8 @@ def test_integers_that_are_no_weights_stay_integers() -> None:
 
 def test_an_expression_that_grows_stays_an_expression() -> None:
     constants = {"a": floats(2000, 1), "b": floats(1, 1000)}
-    unchanged(model("g (float[2000,1000] x) => (float[2000,1000] y) { m = Add(a, b) y = Mul(x, m) }", constants))
-    unchanged(model("g (float[N] x) => (float[N] y) { m = Gather(a, i) s = ReduceSum<keepdims=0>(m) y = Add(x, s) }",
+    assert_unchanged(model("g (float[2000,1000] x) => (float[2000,1000] y) { m = Add(a, b) y = Mul(x, m) }", constants))
+    assert_unchanged(model("g (float[N] x) => (float[N] y) { m = Gather(a, i) s = ReduceSum<keepdims=0>(m) y = Add(x, s) }",
                     {"a": floats(2, 500), "i": np.zeros((70,), np.int64)}))  # fmt: skip
 
 
@@ -284,8 +286,8 @@ def test_equal_constants_become_one() -> None:
 
 def test_constants_that_only_look_equal_stay() -> None:
     zeros = np.zeros((8, 8), np.float32)
-    unchanged(model("g (float[8,8] x) => (float[8,8] y, float[64] z) { a = Add(x, w) b = Reshape(a, k) z = Add(b, v) y = Mul(x, u) }",
-                    {"w": zeros, "v": zeros.reshape(64), "u": -zeros, "k": np.int64([64])}))  # fmt: skip
+    text = "g (float[8,8] x) => (float[8,8] y, float[64] z) { a = Add(x, w) b = Reshape(a, k) z = Add(b, v) y = Mul(x, u) }"
+    assert_unchanged(model(text, {"w": zeros, "v": zeros.reshape(64), "u": -zeros, "k": np.int64([64])}))
 
 
 def test_equal_constants_of_two_bodies_move_out() -> None:
@@ -318,9 +320,9 @@ def test_a_constant_that_is_an_output_stays() -> None:
 
 def test_identity_goes() -> None:
     found = run(model("g (float[4] x) => (float[4] y) { a = Identity(x) b = Neg(a) c = Identity(b) y = Identity(c) }"))
-    expect(found, "g (float[4] x) => (float[4] y) { y = Neg(x) }")
-    unchanged(model("g (float[4] x) => (float[4] y) { y = Identity(x) }"))
-    unchanged(model("g (float[4] x) => (float[4] a, float[4] y) { a = Neg(x) y = Identity(a) }"))
+    assert_becomes(found, "g (float[4] x) => (float[4] y) { y = Neg(x) }")
+    assert_unchanged(model("g (float[4] x) => (float[4] y) { y = Identity(x) }"))
+    assert_unchanged(model("g (float[4] x) => (float[4] a, float[4] y) { a = Neg(x) y = Identity(a) }"))
 
 
 @pytest.mark.parametrize(
@@ -342,13 +344,13 @@ def test_dropout_goes(text: str, constants: dict[str, Array], opset: int) -> Non
             opset=opset,
         )
     )
-    expect(found, "g (float[4] x) => (float[4] y) { a = Neg(x) y = Abs(a) }")
+    assert_becomes(found, "g (float[4] x) => (float[4] y) { a = Neg(x) y = Abs(a) }")
 
 
 def test_dropout_whose_mask_is_read_stays() -> None:
-    unchanged(model("g (float[4] x) => (float[4] y) { d, m = Dropout(x) n = Cast<to=1>(m) y = Add(d, n) }"))
-    unchanged(model("g (float[4] x) => (float[4] y, bool[4] m) { d, m = Dropout(x) y = Neg(d) }"))
-    unchanged(
+    assert_unchanged(model("g (float[4] x) => (float[4] y) { d, m = Dropout(x) n = Cast<to=1>(m) y = Add(d, n) }"))
+    assert_unchanged(model("g (float[4] x) => (float[4] y, bool[4] m) { d, m = Dropout(x) y = Neg(d) }"))
+    assert_unchanged(
         model(
             """g (float[4] x, bool c) => (float[4] y) { d, m = Dropout(x) e = Neg(d)
             y = If (c) <then_branch = yes () => (float[4] p) { p = Cast<to=1>(m) }, else_branch = no () => (float[4] q) { q = Abs(e) }> }"""
@@ -544,13 +546,13 @@ def test_add_becomes_the_bias_of_a_transposed_conv() -> None:
     ],
 )
 def test_add_stays(rest: str, k: Array) -> None:
-    unchanged(conv_net(rest, conv="c = Conv(x, w)", k=k))
+    assert_unchanged(conv_net(rest, conv="c = Conv(x, w)", k=k))
 
 
 def test_add_stays_where_it_raises_the_rank_or_there_is_a_bias() -> None:
-    unchanged(conv_net("y = Add(c, k)", conv="c = Conv(x, w)", outputs="float[1,N,4,4] y", k=floats(1, 1, 4, 1)))
-    unchanged(conv_net("y = Add(c, k)", conv="c = Conv(x, w, b)", k=floats(4, 1)))
-    unchanged(
+    assert_unchanged(conv_net("y = Add(c, k)", conv="c = Conv(x, w)", outputs="float[1,N,4,4] y", k=floats(1, 1, 4, 1)))
+    assert_unchanged(conv_net("y = Add(c, k)", conv="c = Conv(x, w, b)", k=floats(4, 1)))
+    assert_unchanged(
         conv_net("y = Add(c, k)", conv="c = Conv(x, w)", outputs="float[N,4,4] c, float[N,4,4] y", k=floats(4, 1))
     )
 
@@ -568,7 +570,7 @@ def test_matmul_and_add_become_gemm(shape: tuple[int, ...], order: str) -> None:
 
 
 def test_one_output_and_a_single_number() -> None:
-    unchanged(
+    assert_unchanged(
         model(
             "g (float[N,4] x) => (float[N,1] y) { m = MatMul(x, w) y = Add(m, k) }",
             {"w": floats(4, 1), "k": np.asarray(floats())},
@@ -612,7 +614,7 @@ def test_one_output_and_a_single_number() -> None:
 def test_matmul_and_add_stay(text: str, constants: dict[str, Array]) -> None:
     if "other" in text or "Transpose" in text:
         text = text.replace("float[2,2] y", "float[4,2] y")
-    unchanged(model(text, {"w": floats(4, 3), **constants} if "w)" in text else constants))
+    assert_unchanged(model(text, {"w": floats(4, 3), **constants} if "w)" in text else constants))
 
 
 def test_ranks_behind_other_operators_are_inferred() -> None:

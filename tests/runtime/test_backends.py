@@ -152,7 +152,7 @@ def bound(spec: LayerSpec, inputs: list[Any]) -> Any:
     return terms * 2.0**-24 * total.astype(np.float64) + 2.0**-22 * total + 1e-44
 
 
-def check(spec: LayerSpec, inputs: list[Any]) -> None:
+def assert_backends_agree(spec: LayerSpec, inputs: list[Any]) -> None:
     """The reference, and cpu on every instruction set, on one thread and on three."""
     expected = ReferenceBackend().compile(spec)(inputs)
     for name in isas():
@@ -179,7 +179,7 @@ def check(spec: LayerSpec, inputs: list[Any]) -> None:
 def test_every_backend_and_instruction_set_agrees(name: str, activations: Any) -> None:
     case = CASES[name]
     weights, inputs = make(case)
-    check(LayerSpec(case.op, name, case.attributes, weights, activations, case.outputs), inputs)
+    assert_backends_agree(LayerSpec(case.op, name, case.attributes, weights, activations, case.outputs), inputs)
 
 
 @pytest.mark.parametrize("activations", ["i16", "u8"])
@@ -189,7 +189,7 @@ def test_a_vector_that_is_not_finite_spoils_itself_alone(activations: Any, odd: 
     inputs[0][1, 5] = odd
     inputs[0][1, 6] = -odd
     spec = LayerSpec("Gemm", "g", {}, weights, activations)
-    check(spec, inputs)
+    assert_backends_agree(spec, inputs)
     (y,) = ReferenceBackend().compile(spec)(inputs)
     assert y is not None
     assert np.isfinite(y[[0, 2]]).all()
@@ -205,7 +205,7 @@ def test_any_matrix(data: st.DataObject) -> None:
                 density=data.draw(st.floats(0, 1)), values=data.draw(st.integers(2, 256)),
                 scale=10.0 ** data.draw(st.integers(-30, 30)))  # fmt: skip
     weights, inputs = make(case, data.draw(st.integers(0, 1000)))
-    check(LayerSpec("Gemm", "g", {}, weights, data.draw(st.sampled_from(["f32", "i16", "u8"]))), inputs)
+    assert_backends_agree(LayerSpec("Gemm", "g", {}, weights, data.draw(st.sampled_from(["f32", "i16", "u8"]))), inputs)
 
 
 @settings(max_examples=60, deadline=None)
@@ -238,7 +238,7 @@ def test_any_convolution(data: st.DataObject) -> None:
         with pytest.raises(InputError, match="'c'"):
             CpuBackend().compile(spec)(inputs)
         return
-    check(spec, inputs)
+    assert_backends_agree(spec, inputs)
 
 
 @pytest.mark.parametrize("make_backend", [ReferenceBackend, CpuBackend])
