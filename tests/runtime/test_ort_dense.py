@@ -304,4 +304,7 @@ def test_the_oldest_onnx_runtime(oldest_onnxruntime: Path, tmp_path: Path) -> No
         (want,) = opened(case.model(compressed=False)).run(None, feeds(name, case.x))
         np.testing.assert_allclose(np.load(file + ".auto.npy"), want, rtol=1e-3, atol=1e-3, err_msg=name)
         np.testing.assert_allclose(np.load(file + ".never.npy"), want, rtol=1e-3, atol=1e-3, err_msg=name)
-        assert np.isnan(np.load(file + ".inf.auto.npy")).any() == case.dense, name
+        if (
+            name in LAYERS
+        ):  # it does not show constants from outside to the layers of a body: they are packed at the first run
+            assert np.isnan(np.load(file + ".inf.auto.npy")).any() == case.dense, name
