@@ -12,7 +12,7 @@ NO_OPERATOR = "ONNX Runtime has no operator that always computes just this"
 def standard_attributes(spec: LayerSpec) -> dict[str, Any] | None:
     """Attributes of the standard operator in the place of a layer; None where its meaning differs between versions of
     ONNX Runtime, or it refuses to run: SAME padding that depends on the input's size, of a dilated kernel or one
-    shorter than its stride.
+    shorter than its stride; an output's shape beyond what the kernel reaches.
 
     Args:
         spec: a layer that fits its weight (``EieNode.spec`` checked it).
@@ -20,6 +20,8 @@ def standard_attributes(spec: LayerSpec) -> dict[str, Any] | None:
     given = dict(spec.attributes)
     if spec.op in ("LSTM", "GRU"):
         given["hidden_size"] = spec.weights[1].shape[2]
+    if given.get("output_shape"):
+        return None
     padding = given.get("auto_pad", "NOTSET")
     if padding == "NOTSET" or spec.op not in ("Conv", "ConvTranspose"):
         return given

@@ -158,7 +158,8 @@ def test_dense_is_packed_is_the_standard_operator(name: str, parallel: bool) -> 
     made = options(threads=2 if parallel else 1)
     if parallel:
         made.execution_mode = ort.ExecutionMode.ORT_PARALLEL
-    sessions = [opened(case.model(), made), opened(case.model(), options("never")), Session(case.model(), "ort")]
+    sessions = [opened(case.model(), made), opened(case.model(), options("never")),
+                Session(case.model(), "ort"), Session(case.model(), "cpu")]  # fmt: skip
     plain = opened(case.model(compressed=False))
     for x in (case.x, case.x[:1], case.x[:0]) if case.x.ndim > 1 else (case.x,):
         (want,) = plain.run(None, feeds(name, x))
@@ -191,6 +192,17 @@ def test_few_weights_and_few_channels_stay_packed() -> None:
         case = Case(f"{IMAGE} {{ y = ai.eie.Conv(x, w) }}", weight(*shape, density=density), X)
         auto, never = (opened(case.model(), options(d)).run(None, {"x": X})[0] for d in ("auto", "never"))
         np.testing.assert_array_equal(auto, never)
+
+
+@pytest.mark.parametrize("backend_name", ["cpu", "ort"])
+def test_what_onnx_runtime_refuses_runs_packed(backend_name: str) -> None:
+    """An output's shape the kernel does not reach."""
+    model = build(f"{IMAGE} {{ y = ai.eie.ConvTranspose<output_shape=[40,40], strides=[2,2]>(x, w) }}", {"w": KERNEL})
+    session = Session(model, backend_name)
+    (got,), (want,) = (s.run(None, {"x": X}) for s in (session, Session(model, "reference")))
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+    (layer,) = session.layers()
+    assert "no operator" in layer.why
 
 
 def test_a_fed_payload_is_packed() -> None:
