@@ -17,7 +17,8 @@ import numpy as np
 
 from . import controlflow, valueinfo
 from .artifact import EieNode, PayloadReader, eie_node
-from .backends.base import Activations, Backend, LayerSpec, Run
+from .backends.base import Activations, Backend, InsideBackend, LayerSpec, Run
+from .dense import NO_OPERATOR, standard_attributes
 from .errors import FormatError, ModelError
 from .modelfile import bodies_of, has_layers, label, opset_versions
 from .operators import DOMAIN
@@ -119,11 +120,12 @@ class Executor:
         threads: of ONNX Runtime, for the standard operators.
     """
 
-    def __init__(self, model: onnx.ModelProto, tensors: Tensors, backend: Backend, *, threads: int = 1,
-                 activations: Activations | None = None) -> None:  # fmt: skip
+    def __init__(self, model: onnx.ModelProto, tensors: Tensors, backend: Backend | InsideBackend, *,
+                 threads: int = 1, activations: Activations | None = None) -> None:  # fmt: skip
         self._tensors, self._backend, self._activations = tensors, backend, activations
         self._opsets = opset_versions(model)
-        self._settings = Settings(model.ir_version, self._opsets, list(model.functions), threads, tensors)
+        self._inside = backend if isinstance(backend, InsideBackend) else None
+        self._settings = Settings(model.ir_version, self._opsets, list(model.functions), threads, tensors, self._inside)
         self._payloads = PayloadReader(tensors)
         self._uses: Counter[int] = Counter()
         self._names = _all_names(model.graph)
@@ -132,6 +134,8 @@ class Executor:
         self.payload_names: set[str] = set()
         root = self._read(model.graph, None)
         self._constants = root.scope.constants
+        for name in self.payload_names & root.scope.overridable.keys():  # listed as inputs, and constants all the same
+            self._constants[name] = root.scope.overridable.pop(name)
         self._settle(root)
         types = [i.type for i in _fed_inputs(model.graph, root.scope)]
         self.program = self._compile(root, types)
@@ -165,7 +169,8 @@ class Executor:
                 self._uses.update(id(p) for p in op.layer.payloads)
                 self.payload_names.update(p.name for p in op.layer.payloads)
             elif any(has_layers(body) for _, body in bodies_of(node)):
-                self._check_control(node)
+                if self._inside is None:
+                    self._check_control(node)
                 op.bodies = {name: self._read(body, scope) for name, body in bodies_of(node)}
             block.ops.append(op)
         return block
@@ -226,13 +231,32 @@ class Executor:
         if judge is not None and spec.activations == "f32" and layer.operator.computes:
             verdict = judge(spec)
             if verdict is not None and verdict.dense:
-                return self._dense(op, spec, verdict.why)
-            why = verdict.why if verdict is not None else ""
+                attributes = standard_attributes(spec)
+                if attributes is not None:
+                    return self._dense(op, spec, attributes, verdict.why)
+            why = "" if verdict is None else NO_OPERATOR if verdict.dense else verdict.why
+        if isinstance(self._backend, InsideBackend):
+            return self._stay(op, layer, spec, why)
         op.run, op.weights = self._backend.compile(spec), tuple(w.shape for w in spec.weights)
         kernel = str(getattr(op.run, "kernel", self._backend.name))
         why = why or str(getattr(op.run, "why", "")) or f"backend {self._backend.name} runs every layer this way"
         self.layers.append(LayerReport(spec.name, spec.op, kernel, why, int(getattr(op.run, "bytes", 0))))
         return [op]
+
+    def _stay(self, op: Op, layer: EieNode, spec: LayerSpec, why: str) -> list[Op]:
+        """A layer as a plain node, which ONNX Runtime runs as a custom operator."""
+        import onnx
+
+        assert isinstance(self._backend, InsideBackend)
+        node = onnx.NodeProto()
+        node.CopyFrom(op.node)
+        if layer.operator.computes:
+            others = [a for a in node.attribute if a.name != "activations"]
+            del node.attribute[:]
+            node.attribute.extend([*others, onnx.helper.make_attribute("activations", spec.activations)])
+        kernel, reason = self._backend.kernel(spec)
+        self.layers.append(LayerReport(spec.name, spec.op, kernel, why or reason, 0))
+        return [Op(node)]
 
     def _decode(self, op: Op, spec: LayerSpec, block: Block) -> list[Op]:
         """A Decode node becomes a constant of the model's own graph."""
@@ -250,7 +274,7 @@ class Executor:
             return [Op(onnx.helper.make_node("Identity", [outer], [name]))]
         return []
 
-    def _dense(self, op: Op, spec: LayerSpec, why: str) -> list[Op]:
+    def _dense(self, op: Op, spec: LayerSpec, attributes: dict[str, Any], why: str) -> list[Op]:
         """Turn a layer back into the standard operator, its weight decoded."""
         import onnx
 
@@ -267,9 +291,6 @@ class Executor:
             if bias:
                 nodes.append(onnx.helper.make_node("Add", [product, bias], [y], name=f"{node.name}/bias"))
         else:
-            attributes = dict(spec.attributes)
-            if len(held) > 1:
-                attributes["hidden_size"] = spec.weights[1].shape[2]
             inputs = [node.input[0], *held, *rest]
             nodes = [onnx.helper.make_node(spec.op, inputs, list(node.output), name=node.name, **attributes)]
         self.layers.append(LayerReport(spec.name, spec.op, "dense", why, sum(w.nbytes for w in weights)))
@@ -325,7 +346,7 @@ class Executor:
             elif self._value_scope(scope, name, "the graph's outputs") is not scope:
                 captured[name] = None
         kinds = [self._type(scope, o) for o in block.graph.output]
-        defaults = {n: c.array() for n, c in scope.overridable.items() if n not in self.payload_names or readers[n]}
+        defaults = {n: c.array() for n, c in scope.overridable.items()}
         return Program(tuple(inputs), outputs, kinds, tuple(captured), constants, steps, defaults)
 
     def _segment(self, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str], scope: Scope) -> Segment:

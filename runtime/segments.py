@@ -20,6 +20,8 @@ from .tensors import Tensors, plain_type
 if TYPE_CHECKING:
     import onnx
 
+    from .backends.base import InsideBackend
+
 INLINE_BYTES = 1024
 """Initializers up to this size are written into a piece's own model, so that shape inference can read them; larger
 ones are handed over by reference."""
@@ -114,6 +116,7 @@ class Settings:
         functions: the model-local functions pieces may call.
         threads: of ONNX Runtime, for one operator.
         tensors: reads what bodies hold in other files.
+        inside: what computes the compressed layers that stay in the pieces; None where none does.
     """
 
     ir_version: int
@@ -121,6 +124,7 @@ class Settings:
     functions: Sequence[onnx.FunctionProto]
     threads: int
     tensors: Tensors
+    inside: InsideBackend | None = None
 
 
 def session_options(threads: int, *, spin: bool = True) -> Any:
@@ -214,7 +218,8 @@ class Segment:
         settings = self._settings
         # from version 4 on initializers are no inputs, and so known to be constant
         model = onnx.ModelProto(ir_version=max(settings.ir_version, 4), producer_name="eie")
-        model.opset_import.extend(onnx.helper.make_opsetid(d, v) for d, v in settings.opsets.items() if d != DOMAIN)
+        model.opset_import.extend(onnx.helper.make_opsetid(d, v) for d, v in settings.opsets.items()
+                                  if d != DOMAIN or settings.inside)  # fmt: skip
         model.functions.extend(settings.functions)
         graph = model.graph
         graph.name = "segment"
@@ -238,10 +243,17 @@ class Segment:
         return model, references
 
     def _open(self, model: onnx.ModelProto, references: Mapping[str, Any]) -> Any:
-        options = session_options(self._settings.threads, spin=False)
+        inside = self._settings.inside
+        options = session_options(self._settings.threads, spin=inside is not None)
+        if inside is not None:
+            inside.register(options)
         if references:  # ONNX Runtime copies them, so that nothing here need be kept after
             options.add_external_initializers(list(references), list(references.values()))
-        with translated(ModelError, self.where, "ONNX Runtime does not accept it"):
+        with (
+            inside.errors(self.where)
+            if inside
+            else translated(ModelError, self.where, "ONNX Runtime does not accept it")
+        ):
             return inference_session(model.SerializeToString(), options)
 
     def run(self, values: Mapping[str, Any]) -> list[Any]:

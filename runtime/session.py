@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from . import valueinfo
-from .artifact import EieNode, eie_nodes
+from .artifact import eie_nodes
 from .backends import registry
 from .backends.base import ACTIVATIONS, Activations
 from .errors import InputError, ModelError, UserError, nearest
@@ -50,7 +50,7 @@ class Session:
 
     def __init__(self, path: Source, backend: str = "cpu", threads: int = 1,
                  activations: Activations | None = None) -> None:  # fmt: skip
-        entry = registry.find(backend)
+        registry.find(backend)
         _check_options(threads, activations)
         if not isinstance(path, bytes):
             path = os.fspath(path)
@@ -64,8 +64,6 @@ class Session:
         compressed = list(eie_nodes(model))
         if not compressed:
             self._open_plain(path, backend, threads, activations)
-        elif entry.target is None:
-            self._open_whole(path, compressed, threads, activations)
         else:
             self.backend = backend
             tensors = Tensors(None if isinstance(path, bytes) else Path(path).parent)
@@ -76,6 +74,10 @@ class Session:
             self._layers = self._executor.layers
             self._formats = self._executor.formats
             self.note = f"{len(self._layers)} compressed layers run on {backend}, the rest in ONNX Runtime"
+            if backend == "ort":
+                self.note = (
+                    "compressed layers run inside ONNX Runtime, as custom operators or as its own, whichever is faster"
+                )
         self._args_in, self._args_out = self._describe(model)
 
     def _open_plain(self, path: str | bytes, backend: str, threads: int, activations: Activations | None) -> None:
@@ -86,27 +88,6 @@ class Session:
         self.note = f"nothing is compressed: all of it runs in ONNX Runtime, whatever the backend ({backend})"
         with translated(ModelError, self._where, "ONNX Runtime does not accept it"):
             self._session = inference_session(path, session_options(threads))
-
-    def _open_whole(self, path: str | bytes, compressed: Sequence[EieNode], threads: int,
-                    activations: Activations | None) -> None:  # fmt: skip
-        from .backends import ort
-
-        self.backend = "ort"
-        self.note = "compressed layers run as custom operators inside ONNX Runtime"
-        with translated(ModelError, self._where, "ONNX Runtime does not accept it"):
-            self._session = ort.create_session(path, threads, activations)
-        self._fixed = {p.name for layer in compressed for p in layer.payloads}
-        self._formats = {activations or layer.activations for layer in compressed if layer.operator.computes}
-        self._layers = [
-            LayerReport(
-                n.name,
-                n.op,
-                "custom operator",
-                "packed, or dense where that is expected to be faster: decided when the session is made",
-                0,
-            )
-            for n in compressed
-        ]
 
     # -- what it is --------------------------------------------------------------------------------------------------
 

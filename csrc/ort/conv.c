@@ -1,5 +1,4 @@
 /* ai.eie.Conv and ai.eie.ConvTranspose: ONNX's, with 1 to 3 spatial dimensions. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "ort/op.h"
@@ -43,49 +42,7 @@ static OrtStatus *check_count(const eie_kernel *kernel, const char *name, size_t
     return eie_fail(kernel, ORT_INVALID_GRAPH, "%s has %zu values instead of %zu", name, count, needed);
 }
 
-/* ONNX Runtime's convolution with the weight decoded, where that is expected to be faster. */
-static void try_dense(eie_kernel *kernel, const eie_weight *w) {
-    const eie_conv_params *p = &kernel->attributes.conv.params;
-    const int spatial = (int)p->spatial;
-    const int64_t group = (int64_t)p->group;
-    size_t elements = 1, nonzeros = 0;
-    int64_t dims[5];
-    for (uint32_t i = 0; i < w->rank; i++) elements *= (size_t)(dims[i] = (int64_t)w->dims[i]);
-    bool derived = p->auto_pad != EIE_PAD_EXPLICIT; /* padding that ONNX Runtime would work out, and its versions not alike */
-    for (int i = 0; i < spatial; i++) derived |= p->output_shape[i] != 0;
-    if (kernel->info == NULL || kernel->format != EIE_F32 || derived) return;
-    for (size_t i = 0; i < elements; i++) nonzeros += w->codes[i] != 0;
-    eie_verdict verdict;
-    eie_conv_choose(w, p, nonzeros, EIE_F32, &verdict);
-    float *values = verdict.dense ? malloc(elements * sizeof *values) : NULL;
-    if (values == NULL) return;
-    for (size_t i = 0; i < elements; i++) values[i] = w->codebook[w->codes[i]];
-    eie_dense_attribute a[8] = {{.name = "group", .numbers = &group, .count = 1, .single = true},
-                                {.name = "kernel_shape", .numbers = dims + 2, .count = spatial},
-                                {.name = "strides", .numbers = p->strides, .count = spatial},
-                                {.name = "dilations", .numbers = p->dilations, .count = spatial}};
-    size_t count = 4;
-    a[count++] = (eie_dense_attribute){.name = "pads", .numbers = p->pads, .count = 2 * spatial};
-    if (p->transposed) a[count++] = (eie_dense_attribute){.name = "output_padding", .numbers = p->output_padding, .count = spatial};
-    eie_dense_create(kernel, p->transposed ? "ConvTranspose" : "Conv", 11, a, count, values, dims, w->rank, true);
-}
-
-/* The layer. Where the dense operator runs it, one without entries is kept, which still knows the shape of outputs. */
-static eie_status create(eie_kernel *kernel, const eie_weight *w) {
-    const eie_conv_params *p = &kernel->attributes.conv.params;
-    try_dense(kernel, w);
-    if (kernel->dense == NULL) return eie_conv_create(w, p, kernel->format, &kernel->layer);
-    size_t elements = 1;
-    for (uint32_t i = 0; i < w->rank; i++) elements *= (size_t)w->dims[i];
-    eie_weight none = *w;
-    uint8_t *zeros = calloc(elements + 1, 1);
-    none.codes = zeros;
-    const eie_status status = zeros == NULL ? EIE_E_MEMORY : eie_conv_create(&none, p, EIE_F32, &kernel->layer);
-    free(zeros);
-    return status;
-}
-
-static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights) {
+static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights, const OrtKernelInfo *info) {
     eie_conv_attributes *a = &kernel->attributes.conv;
     if (weights->rank < 3 || weights->rank > 5) {
         return eie_fail(kernel, ORT_INVALID_GRAPH, "its weight has %u dimensions, which is no kernel of 1 to 3 spatial ones",
@@ -110,7 +67,8 @@ static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights) {
                           (unsigned long long)weights->dims[0], (unsigned long long)a->params.group);
     }
     if (status != NULL) return status;
-    eie_status packed = create(kernel, weights);
+    if (eie_dense_conv(kernel, info, weights)) return NULL;
+    eie_status packed = eie_conv_create(weights, &a->params, kernel->format, &kernel->layer);
     return packed == EIE_OK ? NULL : eie_fail_status(kernel, "its weight can't be used", packed);
 }
 
@@ -147,7 +105,9 @@ static OrtStatus *run(const eie_kernel *kernel, OrtKernelContext *context) {
     bool empty;
     status = eie_output(kernel, context, 0, dims, x.rank, &y, &empty);
     if (status != NULL || empty || y == NULL) return status;
-    if (kernel->dense != NULL) return eie_dense_run(kernel, context, dims, x.rank);
+    if (kernel->dense.op != NULL) {
+        return eie_dense_run(kernel, context, x.data, x.dims, bias, dims[1], y, dims, x.rank);
+    }
     eie_pool pool;
     eie_parallel threads = eie_ort_threads(&pool, kernel, context);
     eie_status ran = eie_conv_run(kernel->layer, x.data, (uint64_t)x.dims[0], x.dims + 1, bias, y, &threads);

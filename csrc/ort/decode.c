@@ -24,7 +24,8 @@ static OrtStatus *check_shape(const eie_kernel *kernel, const eie_weight *weight
                     eie_dims_text(a->shape, a->rank, text));
 }
 
-static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights) {
+static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights, const OrtKernelInfo *info) {
+    (void)info;
     eie_decode_attributes *a = &kernel->attributes.decode;
     uint64_t elements = 1;
     for (uint32_t i = 0; i < weights->rank; i++) elements *= weights->dims[i]; /* the payload's reader checked the product */

@@ -4,7 +4,8 @@
 
 #include "ort/op.h"
 
-static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights) {
+static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights, const OrtKernelInfo *info) {
+    (void)info;
     if (weights->rank < 1) return eie_fail(kernel, ORT_INVALID_GRAPH, "its weight has no rows");
     eie_status status = eie_gather_create(weights, &kernel->layer);
     return status == EIE_OK ? NULL : eie_fail_status(kernel, "its weight can't be used", status);

@@ -1,31 +1,13 @@
 /* ai.eie.Gemm: Y = X W^T + bias, X of any rank from 1. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "ort/op.h"
 
-/* MatMul with the weight decoded, where that is expected to be faster. */
-static void try_dense(eie_kernel *kernel, const eie_weight *w) {
-    const size_t out = (size_t)w->dims[0], in = (size_t)w->dims[1];
-    size_t nonzeros = 0;
-    if (kernel->info == NULL || kernel->format != EIE_F32 || out == 0 || in == 0) return;
-    for (size_t i = 0; i < out * in; i++) nonzeros += w->codes[i] != 0;
-    eie_verdict verdict;
-    eie_gemm_choose(out, in, nonzeros, w->codebook_size, EIE_F32, &verdict);
-    float *values = verdict.dense ? malloc(out * in * sizeof *values) : NULL;
-    if (values == NULL) return;
-    for (size_t i = 0; i < out; i++) {
-        for (size_t j = 0; j < in; j++) values[j * out + i] = w->codebook[w->codes[i * in + j]];
-    }
-    eie_dense_create(kernel, "MatMul", 13, NULL, 0, values, (const int64_t[]){(int64_t)in, (int64_t)out}, 2, false);
-}
-
-static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights) {
+static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights, const OrtKernelInfo *info) {
     if (weights->rank != 2) {
         return eie_fail(kernel, ORT_INVALID_GRAPH, "its weight has %u dimensions instead of [out, in]", weights->rank);
     }
-    try_dense(kernel, weights);
-    if (kernel->dense != NULL) return NULL;
+    if (eie_dense_gemm(kernel, info, weights)) return NULL;
     eie_status status = eie_gemm_create(weights, kernel->format, &kernel->layer);
     return status == EIE_OK ? NULL : eie_fail_status(kernel, "its weight can't be used", status);
 }
@@ -44,7 +26,7 @@ static OrtStatus *run(const eie_kernel *kernel, OrtKernelContext *context) {
     OrtStatus *status = eie_input(kernel, context, 0, "X", ORT_FLOAT, &x, NULL);
     if (status == NULL) status = check(kernel, &x);
     if (status != NULL) return status;
-    int64_t out = (int64_t)kernel->dims[0];
+    int64_t out = (int64_t)kernel->dims[0], in = (int64_t)kernel->dims[1];
     const float *bias;
     status = eie_optional_floats(kernel, context, 2, "bias", &out, 1, &bias);
     if (status != NULL) return status;
@@ -54,12 +36,9 @@ static OrtStatus *run(const eie_kernel *kernel, OrtKernelContext *context) {
     x.dims[x.rank - 1] = out;
     status = eie_output(kernel, context, 0, x.dims, x.rank, &y, &empty);
     if (status != NULL || empty || y == NULL || !eie_product(x.dims, x.rank - 1, &batch)) return status;
-    if (kernel->dense != NULL) {
-        status = eie_dense_run(kernel, context, x.dims, x.rank);
-        for (float *row = y; status == NULL && bias != NULL && batch > 0; batch--, row += out) {
-            for (int64_t i = 0; i < out; i++) row[i] += bias[i];
-        }
-        return status;
+    if (kernel->dense.op != NULL) {
+        const int64_t x_dims[] = {(int64_t)batch, in}, y_dims[] = {(int64_t)batch, out};
+        return eie_dense_run(kernel, context, x.data, x_dims, bias, out, y, y_dims, 2);
     }
     eie_pool pool;
     eie_parallel threads = eie_ort_threads(&pool, kernel, context);

@@ -163,7 +163,7 @@ static OrtStatus *decode(const eie_kernel *kernel, const eie_tensor *payload, ei
     return status == EIE_OK ? NULL : eie_fail_status(kernel, "its payload can't be decoded", status);
 }
 
-static OrtStatus *pack(eie_kernel *kernel, const eie_tensor *payloads) {
+static OrtStatus *pack(eie_kernel *kernel, const eie_tensor *payloads, const OrtKernelInfo *info) {
     uint8_t *codes[2] = {NULL, NULL};
     float codebooks[2][256];
     eie_payload_info infos[2];
@@ -176,7 +176,7 @@ static OrtStatus *pack(eie_kernel *kernel, const eie_tensor *payloads) {
     if (status == NULL) {
         kernel->rank = infos[0].rank;
         memcpy(kernel->dims, infos[0].dims, sizeof kernel->dims);
-        status = kernel->op->pack(kernel, weights);
+        status = kernel->op->pack(kernel, weights, info);
     }
     free(codes[0]);
     free(codes[1]);
@@ -201,7 +201,7 @@ static OrtStatus *pack_constants(eie_kernel *kernel, const OrtKernelInfo *info) 
         status = payload_value(kernel, value, i, &payloads[i]);
         if (status != NULL) return status;
     }
-    OrtStatus *status = pack(kernel, payloads);
+    OrtStatus *status = pack(kernel, payloads, info);
     kernel->constant = status == NULL;
     return status;
 }
@@ -244,7 +244,7 @@ static OrtStatus *pack_late(eie_kernel *kernel, const OrtKernelContext *context)
     }
     if (kernel->packed) return NULL;
     OrtStatus *status = remember(kernel, payloads);
-    if (status == NULL) status = pack(kernel, payloads);
+    if (status == NULL) status = pack(kernel, payloads, NULL);
     kernel->packed = status == NULL;
     return status;
 }
@@ -308,9 +308,7 @@ OrtStatus *ORT_CALL eie_kernel_create(const OrtCustomOp *op, const OrtApi *api, 
     OrtStatus *status = read_name(kernel, info);
     if (status == NULL && kernel->op->computes) status = eie_attribute_format(kernel, info);
     if (status == NULL && kernel->op->attributes != NULL) status = kernel->op->attributes(kernel, info);
-    kernel->info = info;
     if (status == NULL) status = pack_constants(kernel, info);
-    kernel->info = NULL;
     if (status == NULL && kernel->constant) status = check_static(kernel, info);
     if (status != NULL) {
         eie_kernel_destroy(kernel);

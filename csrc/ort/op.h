@@ -40,8 +40,10 @@ struct eie_op {
     bool computes;                  /* has the attribute `activations` */
     eie_format override;            /* and what stands in its place, where `overridden` */
     bool overridden;
+    bool packed; /* nothing runs dense */
     OrtStatus *(*attributes)(eie_kernel *kernel, const OrtKernelInfo *info); /* NULL: has none */
-    OrtStatus *(*pack)(eie_kernel *kernel, const eie_weight *weights);
+    /* `info` is NULL at a run; the kernel then runs from its packed form */
+    OrtStatus *(*pack)(eie_kernel *kernel, const eie_weight *weights, const OrtKernelInfo *info);
     OrtStatus *(*check)(const eie_kernel *kernel, const eie_tensor *x); /* its first input that is no payload, against the weight */
     OrtStatus *(*run)(const eie_kernel *kernel, OrtKernelContext *context);
 };
@@ -66,15 +68,19 @@ typedef struct {
     uint64_t input; /* from the weight */
 } eie_recurrent_attributes;
 
-typedef struct eie_dense eie_dense;
+/* ONNX Runtime's own operator and the decoded weight it runs on. */
+typedef struct {
+    OrtOp *op; /* NULL: the layer runs from its packed form */
+    OrtMemoryInfo *memory;
+    float *values;
+    OrtValue *weight;
+} eie_dense;
 
 struct eie_kernel {
     const OrtApi *api;
     const eie_op *op;
-    const OrtKernelInfo *info; /* while the session is made, otherwise NULL */
     char *name;
     eie_format format;
-    eie_dense *dense; /* ONNX Runtime's own operator runs the layer; or NULL */
     union {
         eie_conv_attributes conv;
         eie_recurrent_attributes recurrent;
@@ -83,7 +89,8 @@ struct eie_kernel {
     /* what packing leaves: the first weight's shape; a layer, or for Decode its codes in the order they are written */
     uint64_t dims[8];
     uint32_t rank;
-    eie_layer *layer;
+    eie_layer *layer; /* of a convolution that runs dense: one without weights, that knows its sizes */
+    eie_dense dense;
     uint8_t *codes;
     float codebook[256];
     bool constant; /* the payloads were readable when the session was made; nothing below is used then */
@@ -146,21 +153,15 @@ OrtStatus *eie_attribute_ints(const eie_kernel *kernel, const OrtKernelInfo *inf
 OrtStatus *eie_attribute_format(eie_kernel *kernel, const OrtKernelInfo *info);
 
 /* ---- dense.c --------------------------------------------------------------------------------------------------- */
-/* An attribute of ONNX Runtime's operator: `count` numbers, or text where `text` is not NULL. */
-typedef struct {
-    const char *name;
-    const int64_t *numbers;
-    int count;
-    bool single; /* an int, not a list of one */
-    const char *text;
-} eie_dense_attribute;
-/* Lets ONNX Runtime's float32 operator `name` of opset `version` run a layer, on X, `values` [dims] and a bias if there is
- * one. The kernel takes `values` (malloc) over. Where that can't be, kernel->dense stays NULL: the packed form runs. */
-void eie_dense_create(eie_kernel *kernel, const char *name, int version, const eie_dense_attribute *attributes, size_t count,
-                      float *values, const int64_t *dims, size_t rank, bool takes_bias);
-/* Y, of the shape dims, from input 0, and from input 2 where the operator takes a bias. */
-OrtStatus *eie_dense_run(const eie_kernel *kernel, OrtKernelContext *context, const int64_t *dims, size_t rank);
+/* Makes the standard operator the layer runs as from now on, on `weight` decoded. False, and nothing made, where the packed
+ * form is expected to be faster, or this ONNX Runtime has no such operator, or one that might differ from ours, or at a
+ * run (`info` is NULL). */
+bool eie_dense_gemm(eie_kernel *kernel, const OrtKernelInfo *info, const eie_weight *weight);
+bool eie_dense_conv(eie_kernel *kernel, const OrtKernelInfo *info, const eie_weight *weight);
 void eie_dense_free(eie_kernel *kernel);
+/* Runs it. Shapes are checked: y has the shape the operator will compute. bias [channels] may be NULL. */
+OrtStatus *eie_dense_run(const eie_kernel *kernel, const OrtKernelContext *context, const void *x, const int64_t *x_dims,
+                         const float *bias, int64_t channels, void *y, const int64_t *y_dims, size_t rank);
 
 /* ---- shapes.c -------------------------------------------------------------------------------------------------- */
 OrtStatus *ORT_CALL eie_infer_gemm(const OrtCustomOp *op, OrtShapeInferContext *context);

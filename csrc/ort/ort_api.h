@@ -31,8 +31,8 @@ typedef struct OrtKernelContext OrtKernelContext;
 typedef struct OrtShapeInferContext OrtShapeInferContext;
 typedef struct OrtOpAttr OrtOpAttr;
 typedef struct OrtCustomOp OrtCustomOp;
-typedef struct OrtMemoryInfo OrtMemoryInfo;
 typedef struct OrtOp OrtOp;
+typedef struct OrtMemoryInfo OrtMemoryInfo;
 
 typedef enum {
     ORT_FAIL = 1,
@@ -51,7 +51,7 @@ typedef enum {
 
 typedef enum { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 } OrtCharacteristic;
 
-typedef enum { ORT_ATTRIBUTE_INT = 1, ORT_ATTRIBUTE_INTS = 2, ORT_ATTRIBUTE_STRING = 5 } OrtOpAttrType;
+typedef enum { ORT_ATTRIBUTE_INT = 1, ORT_ATTRIBUTE_INTS = 2, ORT_ATTRIBUTE_FLOAT = 3, ORT_ATTRIBUTE_STRING = 5 } OrtOpAttrType;
 
 typedef struct OrtApi {
     OrtStatus *(ORT_CALL *CreateStatus)(OrtErrorCode code, const char *message); /* 0 */
@@ -91,7 +91,7 @@ typedef struct OrtApi {
                                                    OrtValue **out);
     void *gap_92[1];
     void(ORT_CALL *ReleaseStatus)(OrtStatus *status); /* 93 */
-    void(ORT_CALL *ReleaseMemoryInfo)(OrtMemoryInfo *info); /* 94 */
+    void(ORT_CALL *ReleaseMemoryInfo)(OrtMemoryInfo *info);
     void *gap_95[1];
     void(ORT_CALL *ReleaseValue)(OrtValue *value); /* 96 */
     void *gap_97[1];
@@ -110,8 +110,10 @@ typedef struct OrtApi {
                                     const OrtOpAttr *const *attributes, int attribute_count, int inputs, int outputs, OrtOp **out);
     OrtStatus *(ORT_CALL *InvokeOp)(const OrtKernelContext *context, const OrtOp *op, const OrtValue *const *inputs, int input_count,
                                     OrtValue *const *outputs, int output_count);
-    void(ORT_CALL *ReleaseOp)(OrtOp *op); /* 215 */
-    void *gap_216[17];
+    void(ORT_CALL *ReleaseOp)(OrtOp *op);
+    void *gap_216[14];
+    OrtStatus *(ORT_CALL *KernelInfo_GetInputCount)(const OrtKernelInfo *info, size_t *out); /* 230 */
+    void *gap_231[2];
     OrtStatus *(ORT_CALL *KernelInfo_GetOutputName)(const OrtKernelInfo *info, size_t index, char *out, size_t *size); /* 233 */
     OrtStatus *(ORT_CALL *KernelInfo_GetInputTypeInfo)(const OrtKernelInfo *info, size_t index, OrtTypeInfo **out);
     void *gap_235[2];
@@ -148,15 +150,16 @@ ORT_SLOT(GetTensorMutableData, 51);
 ORT_SLOT(CastTypeInfoToTensorInfo, 55);
 ORT_SLOT(CreateTensorTypeAndShapeInfo, 57);
 ORT_SLOT(GetTensorTypeAndShape, 65);
+ORT_SLOT(CreateCpuMemoryInfo, 69);
 ORT_SLOT(KernelInfoGetAttribute_float, 85);
 ORT_SLOT(KernelContext_GetOutput, 91);
-ORT_SLOT(CreateCpuMemoryInfo, 69);
 ORT_SLOT(ReleaseStatus, 93);
 ORT_SLOT(ReleaseValue, 96);
 ORT_SLOT(ReleaseTensorTypeAndShapeInfo, 99);
 ORT_SLOT(KernelInfoGetAttributeArray_int64, 163);
 ORT_SLOT(CreateOpAttr, 211);
 ORT_SLOT(ReleaseOp, 215);
+ORT_SLOT(KernelInfo_GetInputCount, 230);
 ORT_SLOT(KernelInfo_GetOutputName, 233);
 ORT_SLOT(KernelInfo_GetInputTypeInfo, 234);
 ORT_SLOT(GetSessionConfigEntry, 238);

@@ -28,7 +28,8 @@ static uint64_t directions_of(const eie_kernel *kernel) {
     return kernel->attributes.recurrent.params.direction == EIE_BIDIRECTIONAL ? 2 : 1;
 }
 
-static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights) {
+static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights, const OrtKernelInfo *info) {
+    (void)info;
     eie_recurrent_attributes *a = &kernel->attributes.recurrent;
     const eie_weight *w = &weights[0], *r = &weights[1];
     uint64_t gates = a->params.cell == EIE_LSTM ? 4 : 3, directions = directions_of(kernel);

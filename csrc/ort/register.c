@@ -6,7 +6,8 @@
 #include "ort/op.h"
 
 #define EIE_OPS 7
-#define EIE_VARIANTS 4 /* as the nodes say, and each activation format in its place */
+#define EIE_FORMATS 4  /* as the nodes say, and each activation format in its place */
+#define EIE_VARIANTS (2 * EIE_FORMATS) /* each with and without layers that run dense */
 
 /* Before, ONNX Runtime dereferences a null pointer when a node with an inference function leaves an input out by an empty
  * name. Without the function the outputs' shapes are unknown until they are computed, unless the model states them. */
@@ -14,6 +15,8 @@
 
 /* The option of a session that stands in the place of the nodes' `activations`. */
 #define EIE_OPTION "ai.eie.activations"
+/* The option of a session that says whether layers may run dense: "auto", where that is expected to be faster, or "never". */
+#define EIE_DENSE_OPTION "ai.eie.dense"
 
 static OrtCustomOpDomain *domains[EIE_VARIANTS]; /* live as long as the process: sessions keep pointers to them */
 static eie_op ops[EIE_VARIANTS][EIE_OPS];
@@ -69,8 +72,10 @@ static bool safe_inference(const OrtApiBase *base) {
 static void fill(eie_op *op, const eie_op *from, const OrtApiBase *base, size_t variant) {
     *op = *from;
     op->api = base->GetApi(ORT_API_VERSION);
-    op->overridden = variant > 0;
-    op->override = variant > 0 ? (eie_format)(variant - 1) : EIE_F32;
+    const size_t format = variant % EIE_FORMATS;
+    op->overridden = format > 0;
+    op->override = format > 0 ? (eie_format)(format - 1) : EIE_F32;
+    op->packed = variant >= EIE_FORMATS;
     if (op->inputs > op->required && !safe_inference(base)) op->ort.InferOutputShapeFn = NULL;
     OrtCustomOp *ort = &op->ort;
     ort->version = ORT_API_VERSION;
@@ -109,25 +114,36 @@ static OrtStatus *make_domain(const OrtApi *api, const OrtApiBase *base, size_t 
     return NULL;
 }
 
-static OrtStatus *read_variant(const OrtApi *api, const OrtSessionOptions *options, size_t *variant) {
-    static const char *const names[] = {"", "f32", "i16", "u8"}; /* after the first in the order of eie_format */
+/* The place of an option's value among `names`; the first stands for none given. `wrong` is the error for any other. */
+static OrtStatus *read_option(const OrtApi *api, const OrtSessionOptions *options, const char *option, const char *const *names,
+                              size_t count, const char *wrong, size_t *place) {
     char text[16] = "";
     size_t size = sizeof text;
     int given = 0;
-    *variant = 0;
-    OrtStatus *status = api->HasSessionConfigEntry(options, EIE_OPTION, &given);
-    if (status != NULL) return status;
-    if (given && (status = api->GetSessionConfigEntry(options, EIE_OPTION, text, &size)) != NULL) {
-        api->ReleaseStatus(status); /* longer than any format's name */
+    *place = 0;
+    OrtStatus *status = api->HasSessionConfigEntry(options, option, &given);
+    if (status != NULL || !given) return status;
+    if ((status = api->GetSessionConfigEntry(options, option, text, &size)) != NULL) {
+        api->ReleaseStatus(status); /* longer than any of the names */
         strcpy(text, "?");
     }
-    for (size_t i = 0; i < EIE_VARIANTS; i++) {
+    for (size_t i = 0; i < count; i++) {
         if (strcmp(text, names[i]) == 0) {
-            *variant = i;
+            *place = i;
             return NULL;
         }
     }
-    return api->CreateStatus(ORT_INVALID_ARGUMENT, EIE_OPTION " must be f32, i16 or u8");
+    return api->CreateStatus(ORT_INVALID_ARGUMENT, wrong);
+}
+
+static OrtStatus *read_variant(const OrtApi *api, const OrtSessionOptions *options, size_t *variant) {
+    static const char *const formats[EIE_FORMATS] = {"", "f32", "i16", "u8"}; /* after the first in the order of eie_format */
+    static const char *const dense[] = {"auto", "never"};
+    size_t format = 0, packed = 0;
+    OrtStatus *status = read_option(api, options, EIE_OPTION, formats, EIE_FORMATS, EIE_OPTION " must be f32, i16 or u8", &format);
+    if (status == NULL) status = read_option(api, options, EIE_DENSE_OPTION, dense, 2, EIE_DENSE_OPTION " must be auto or never", &packed);
+    *variant = format + packed * EIE_FORMATS;
+    return status;
 }
 
 ORT_EXPORT OrtStatus *ORT_CALL RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from ..weight import Weight
+
+if TYPE_CHECKING:
+    from .cpu import Verdict
 
 Activations = Literal["f32", "i16", "u8"]
 ACTIVATIONS: tuple[Activations, ...] = get_args(Activations)
@@ -46,6 +50,25 @@ class Backend(Protocol):
     name: str
 
     def compile(self, spec: LayerSpec) -> Run: ...
+
+
+@runtime_checkable
+class InsideBackend(Protocol):
+    """Computes layers inside ONNX Runtime: their nodes stay in the model, as custom operators."""
+
+    name: str
+
+    def verdict(self, spec: LayerSpec) -> Verdict | None:
+        """Packed or dense; None where there is no choice."""
+
+    def kernel(self, spec: LayerSpec) -> tuple[str, str]:
+        """What runs a layer that stays packed, and why."""
+
+    def register(self, options: Any) -> None:
+        """Make the operators known to a session with these ``SessionOptions``."""
+
+    def errors(self, where: str) -> AbstractContextManager[None]:
+        """Turns what a session of such a model says no with into our errors."""
 
 
 def as_float32(array: Array, where: str) -> npt.NDArray[np.float32]:

@@ -54,22 +54,27 @@ def isas() -> list[str]:
     return found
 
 
-def verdict_of(op: str, attributes: Mapping[str, Any], weight: Weight, activations: Activations) -> Verdict:
-    """Sparse or dense for an ``ai.eie`` operator of ``op`` with ``weight`` (docs/decisions/0003)."""
+def verdict_of(op: str, attributes: Mapping[str, Any], weight: Weight, activations: Activations, *,
+               step: bool = True) -> Verdict:  # fmt: skip
+    """Sparse or dense for an ``ai.eie`` operator of ``op`` with ``weight`` (docs/decisions/0003).
+
+    Args:
+        step: running it packed means leaving ONNX Runtime for a step of its own, which has to be worth it.
+    """
     verdict = ffi.new("eie_verdict *")
     if op in ("Conv", "ConvTranspose"):
         held = _weight(weight)
         lib.eie_conv_choose(
             held[0], _conv_params(op, attributes, weight.shape), weight.nonzeros, _FORMATS[activations], verdict
         )
-        if activations == "f32" and not verdict.dense and verdict.speedup < _CONV_GAIN:
+        if step and activations == "f32" and not verdict.dense and verdict.speedup < _CONV_GAIN:
             why = f"{weight.density:.0%} kept: {verdict.speedup:.1f} times dense is not worth a step of its own"
             return Verdict(True, "dense", why, 1 / verdict.speedup)
     elif op in ("Gemm", "LSTM", "GRU"):
         out, inner = math.prod(weight.shape[:-1]), weight.shape[-1]
         lib.eie_gemm_choose(out, inner, weight.nonzeros, weight.codebook.size, _FORMATS[activations], verdict)
         saved = verdict.dense_ns - verdict.packed_ns
-        if activations == "f32" and 0 <= saved < _STEP_NS:
+        if step and activations == "f32" and 0 <= saved < _STEP_NS:
             why = f"too small: the packed form would save {saved / 1000:.0f} us, and its own step costs {_STEP_NS / 1000:.0f} us"
             return Verdict(True, "dense", why)
     elif op == "Gather":
@@ -79,6 +84,14 @@ def verdict_of(op: str, attributes: Mapping[str, Any], weight: Weight, activatio
     return Verdict(
         bool(verdict.dense), ffi.string(verdict.kernel).decode(), ffi.string(verdict.why).decode(), verdict.speedup
     )
+
+
+def layer_verdict(spec: LayerSpec, *, step: bool = True) -> Verdict | None:
+    """``verdict_of`` for a whole layer, dense where all its weights are; None where there is no choice."""
+    if spec.op == "Gather" or spec.attributes.get("layout", 0):  # ONNX Runtime computes no batch-first recurrence
+        return None
+    verdicts = [verdict_of(spec.op, spec.attributes, w, spec.activations, step=step) for w in spec.weights]
+    return next((v for v in verdicts if not v.dense), verdicts[0])
 
 
 class CpuBackend:
@@ -114,10 +127,7 @@ class CpuBackend:
 
     def verdict(self, spec: LayerSpec) -> Verdict | None:
         """Sparse or dense for a layer; None where there is no choice."""
-        if spec.op == "Gather" or spec.attributes.get("layout", 0):  # ONNX Runtime computes no batch-first recurrence
-            return None
-        verdicts = [verdict_of(spec.op, spec.attributes, weight, spec.activations) for weight in spec.weights]
-        return next((v for v in verdicts if not v.dense), verdicts[0])
+        return layer_verdict(spec)
 
 
 def message(status: int) -> str:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..dense import NO_OPERATOR
 from ..errors import FormatError, ModelError, UserError
 from ..modelfile import describe
 from ..segments import inference_session, ort_errors, session_options, translated
-from .base import ACTIVATIONS, Activations
+from . import cpu
+from .base import ACTIVATIONS, Activations, LayerSpec
+from .cpu import Verdict
 
 if TYPE_CHECKING:
     import onnxruntime
 
 OPTION = "ai.eie.activations"
 """The entry of a session's configuration that stands in the place of the nodes' ``activations``."""
+
+DENSE = "ai.eie.dense"
+"""The entry that says whether layers may run dense: ``auto``, where that is expected to be faster, or ``never``."""
 
 _LIBRARY = "_ortops"
 _SUFFIXES = (".so", ".pyd", ".dll", ".dylib")
@@ -59,10 +65,39 @@ def create_session(model: str | os.PathLike[str] | bytes, threads: int = 1,
     options = session_options(threads)
     if activations is not None:
         options.add_session_config_entry(OPTION, activations)  # read when the library is registered
-    with translated(UserError, "onnxruntime", "it does not take the custom-op library", "ai.eie needs 1.17 or newer"):
-        options.register_custom_ops_library(custom_op_library())
+    _register(options)
     with _translated(where):
         return inference_session(model if isinstance(model, bytes) else os.fspath(model), options)
+
+
+def _register(options: onnxruntime.SessionOptions) -> None:
+    with translated(UserError, "onnxruntime", "it does not take the custom-op library", "ai.eie needs 1.17 or newer"):
+        options.register_custom_ops_library(custom_op_library())
+
+
+class OrtBackend:
+    """Runs layers inside ONNX Runtime. Where dense is faster, the standard operator stands in the model itself, so that
+    ONNX Runtime lays out its weight and fuses it with what is around it; the library alone can't offer that."""
+
+    name = "ort"
+
+    def __init__(self, threads: int = 1) -> None:
+        del threads  # ONNX Runtime's own are used
+
+    def verdict(self, spec: LayerSpec) -> Verdict | None:
+        return cpu.layer_verdict(spec, step=False)
+
+    def kernel(self, spec: LayerSpec) -> tuple[str, str]:
+        found = [cpu.verdict_of(spec.op, spec.attributes, w, spec.activations, step=False) for w in spec.weights]
+        packed = next((v for v in found if not v.dense), None)
+        return (packed.kernel, packed.why) if packed else ("custom operator", NO_OPERATOR)
+
+    def register(self, options: onnxruntime.SessionOptions) -> None:
+        options.add_session_config_entry(DENSE, "never")  # what runs dense is no longer a custom operator
+        _register(options)
+
+    def errors(self, where: str) -> AbstractContextManager[None]:
+        return _translated(where)
 
 
 @contextmanager

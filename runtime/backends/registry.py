@@ -15,13 +15,12 @@ class Entry:
     """Where a backend lives.
 
     Attributes:
-        target: ``module:class`` within this package, imported when first asked for; None for one that runs whole
-            models instead of layers.
+        target: ``module:class`` within this package, imported when first asked for.
         threaded: whether the class takes the number of threads.
         about: one line for listings.
     """
 
-    target: str | None
+    target: str
     threaded: bool
     about: str
 
@@ -29,7 +28,9 @@ class Entry:
 BACKENDS: dict[str, Entry] = {
     "cpu": Entry("cpu:CpuBackend", True, "the C kernels, from the packed form or dense where that is faster"),
     "reference": Entry("reference:ReferenceBackend", False, "numpy, slow and plain: the specification"),
-    "ort": Entry(None, True, "the C kernels as custom ops inside ONNX Runtime"),
+    "ort": Entry(
+        "ort:OrtBackend", True, "the C kernels as custom ops inside ONNX Runtime, or its own where dense is faster"
+    ),
 }
 
 
@@ -48,7 +49,6 @@ def find(name: str) -> Entry:
 def load(name: str, threads: int) -> Backend:
     """A backend that computes layers, ready to compile."""
     entry = find(name)
-    assert entry.target is not None, f"{name} runs whole models"
     module, _, attribute = entry.target.partition(":")
     factory = getattr(importlib.import_module(f".{module}", __package__), attribute)
     return cast(Backend, factory(threads) if entry.threaded else factory())
