@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from eie.runtime.valueinfo import numpy_type
+
 from .errors import UserError, nearest
+from .files import write_beside
 from .ir.graph import Model
 
 Array = npt.NDArray[Any]
@@ -23,10 +28,12 @@ LABEL = "label"
 
 @dataclass(frozen=True)
 class Input:
-    """An input as slicing sees it: ``dims`` holds None for a dimension that is open; None in whole for an unknown rank."""
+    """An input as slicing sees it: ``dims`` holds None for a dimension that is open; None in whole for an unknown rank.
+    ``dtype`` is None where whoever runs the model checks it."""
 
     name: str
     dims: tuple[int | None, ...] | None
+    dtype: np.dtype[Any] | None = None
 
 
 def inputs_of(model: Model) -> list[onnx.ValueInfoProto]:
@@ -44,7 +51,7 @@ def describe(infos: Sequence[onnx.ValueInfoProto]) -> list[Input]:
             if tensor.HasField("shape")
             else None
         )
-        found.append(Input(info.name, dims))
+        found.append(Input(info.name, dims, numpy_type(info.type) if info.type.HasField("tensor_type") else None))
     return found
 
 
@@ -62,8 +69,43 @@ def load_npz(path: str | Path) -> dict[str, Array]:
                 raise UserError("one bare array, but arrays are found by name", where=str(path), hint=hint)
             with archive:
                 return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+    except _UNREADABLE as error:
         raise UserError(f"can't read the arrays: {error}", where=str(path), hint=hint) from error
+
+
+# what numpy and zipfile raise for headers they can't read, sizes that can't be, encryption, and unknown compression
+_UNREADABLE = (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError, OverflowError, MemoryError, TypeError,
+               SyntaxError, tokenize.TokenError, NotImplementedError, RuntimeError, zlib.error)  # fmt: skip
+
+
+def named_arrays(values: Iterable[tuple[str, Any]]) -> dict[str, Array]:
+    """What a model gives, as arrays that an ``.npz`` can hold: text as numpy's own type, the items of a sequence as
+    ``name.0``, ``name.1``, ...
+
+    Raises:
+        UserError: a value is a map or of another kind that is no array.
+    """
+    found: dict[str, Array] = {}
+    for name, value in values:
+        items = {f"{name}.{i}": item for i, item in enumerate(value)} if isinstance(value, list) else {name: value}
+        for key, item in items.items():
+            if not isinstance(item, np.ndarray | np.generic):
+                raise UserError(f"is a {type(item).__name__}, which no array can hold", where=f"output {name!r}",
+                                hint="Use eie.runtime.Session from Python.")  # fmt: skip
+            found[key] = np.asarray(item, np.str_) if item.dtype.hasobject else np.asarray(item)
+    return found
+
+
+def save_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write an ``.npz``, whole or not at all; any name will do (``numpy.savez`` takes some for its own arguments).
+
+    Raises:
+        UserError: the path can't be written.
+    """
+    with write_beside(path) as stream, zipfile.ZipFile(stream, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def split(
@@ -96,6 +138,9 @@ def split(
     wide = batch
     for i in inputs:
         array = np.asarray(data[i.name])
+        if i.dtype is not None and array.dtype != i.dtype and not (i.dtype.hasobject and array.dtype.kind in "UST"):
+            raise UserError(f"array {i.name!r} is {array.dtype}, and the input takes {i.dtype}", where=where,
+                            hint=f"Convert it with .astype(np.{i.dtype}).")  # fmt: skip
         if i.dims is not None and array.ndim not in (len(i.dims), len(i.dims) + 1):
             dims = ", ".join("?" if d is None else str(d) for d in i.dims)
             raise UserError(f"array {i.name!r} has the shape {list(array.shape)}, and the input takes [{dims}]", where=where,
@@ -122,6 +167,8 @@ def split(
             "arrays hold different numbers of samples: " + ", ".join(f"{n} {len(data[n])}" for n in many), where=where
         )
     total = next(iter(many.values()), 1)
+    if not total:
+        raise UserError("the arrays hold no samples", where=where)
     feeds = []
     for r in range(total):
         feed: Feeds = {}
@@ -142,6 +189,10 @@ def split(
     if LABEL not in data or any(i.name == LABEL for i in inputs):
         return feeds, None
     labels = np.asarray(data[LABEL]).reshape(-1)
+    whole = labels.dtype.kind in "biu" or (labels.dtype.kind == "f" and bool((labels % 1 == 0).all()))
+    if not whole:
+        raise UserError(f"{LABEL!r} holds no class numbers (it is {labels.dtype})", where=where,
+                        hint="It holds the index of the right class for each sample: 0, 1, ...")  # fmt: skip
     samples = max([len(data[n]) for n in sliced], default=1)
     if len(labels) != samples:
         raise UserError(f"{len(labels)} labels for {samples} samples", where=where)

@@ -106,7 +106,7 @@ def optimize(
     run.progress.stage("samples", 0)
     budget = plan.budget or Budget()
     judge = Judge(original, data, shapes, budget.samples, budget.seed)
-    run.canonicalize(working, judge)
+    closed = run.canonicalize(working, judge)
     layers, left_alone = find_layers(working)
     plan.check(layers)
     run.progress.stage("activations", 0)
@@ -131,6 +131,7 @@ def optimize(
         input_bytes=_size_of(model, original),
         weight_bytes_before=_weight_bytes(original),
         made_up=judge.made_up,
+        closed_inputs=closed,
         missed=missed,
         verify=reached,
         accuracy=judge.accuracy(original, working) if judge.labels is not None else None,
@@ -163,12 +164,16 @@ class _Run:
             raise ModelError("this is an artifact already", where=model.path, hint="Give the model it was made from.")
         return model
 
-    def canonicalize(self, model: Model, judge: Judge) -> None:
+    def canonicalize(self, model: Model, judge: Judge) -> list[str]:
+        """The first pass; names the inputs with a default that it makes constants (docs/decisions/0006)."""
+        # before version 4 all initializers had to be listed
+        closed = [i.name for i in model.graph.inputs if i.name in model.graph.constants and model.ir_version >= 4]
         step = next((p for p in self.recipe.passes if isinstance(p, Canonicalize)), Canonicalize())
         self.progress.stage(step.name, 0)
         began = time.perf_counter()
         outcome = step.run(model)
         self._finish(step.name, began, model, judge if outcome.changed else None)
+        return closed
 
     def transform(self, step: Pass, model: Model, layers: Sequence[Layer], judge: Judge) -> None:
         """Run one pass: once for each set of options the recipe gives it, on the layers that set is for."""

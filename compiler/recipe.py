@@ -45,6 +45,8 @@ class Budget:
     def __post_init__(self) -> None:
         if not (0 < self.layer_sqnr_db <= 100 and 0 < self.model_sqnr_db <= 100):
             raise UserError("a budget's SQNR lies between 0 and 100 dB", where="budget")
+        if not 0 <= self.seed < 1 << 63:
+            raise UserError(f"seed = {self.seed} is outside 0 to 2^63 - 1", where="budget")
         if not 1 <= self.samples <= 100_000:
             raise UserError(f"samples = {self.samples} is outside 1 to 100000", where="budget")
 
@@ -126,6 +128,8 @@ class Recipe:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"not valid TOML: {error}", where=where) from error
+        except RecursionError as error:
+            raise UserError("not valid TOML: it is nested too deeply", where=where) from error
         known = ["description", "passes", "activations", "budget", "rule"]
         names = data.get("passes", ["canonicalize", "sparsify", "cluster", "encode"])
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):

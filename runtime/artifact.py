@@ -151,15 +151,17 @@ def _attributes(node: onnx.NodeProto, operator: Operator, where: str) -> dict[st
         if attribute.name not in known:
             raise FormatError(f"has the attribute {attribute.name!r}, which {DOMAIN} {node.op_type} does not know",
                               where=where, hint=f"It knows {', '.join(sorted(known)) or 'none'}")  # fmt: skip
+        if attribute.name in found:
+            raise FormatError(f"has the attribute {attribute.name!r} twice", where=where)
         if kind != known[attribute.name]:
             raise FormatError(f"attribute {attribute.name!r} is not of kind {known[attribute.name]}", where=where)
         value: Any = onnx.helper.get_attribute_value(attribute)
         if kind == "string":
             value = str(attribute.s, "utf-8", "backslashreplace")
         found[attribute.name] = [int(v) for v in value] if kind == "ints" else value
-        if kind == "ints" and not len(value) and node.op_type != "Decode":
-            del found[attribute.name]  # some exporters write defaults this way; an empty shape, though, is a scalar's
-    return found
+    if node.op_type == "Decode":  # where an empty shape is a scalar's
+        return found
+    return {name: value for name, value in found.items() if value != []}  # exporters write defaults this way
 
 
 class Scope:

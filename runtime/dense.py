@@ -20,6 +20,8 @@ def standard_attributes(spec: LayerSpec) -> dict[str, Any] | None:
     given = dict(spec.attributes)
     if spec.op in ("LSTM", "GRU"):
         given["hidden_size"] = spec.weights[1].shape[2]
+        if not given.get("clip"):
+            given.pop("clip", None)  # 0 is none here, and refused there
     if given.get("output_shape"):
         return None
     padding = given.get("auto_pad", "NOTSET")

@@ -21,7 +21,9 @@ class EieError(Exception):
 
     def _text(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{text}. {self.hint}" if self.hint else text
+        text = f"{text}. {self.hint}" if self.hint else text
+        # names from files: a terminal would obey their control characters
+        return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 class UserError(EieError):

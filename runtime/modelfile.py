@@ -6,6 +6,7 @@ Files come from strangers, so nothing is believed before it is looked at.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     Bodies = list[tuple[str, onnx.GraphProto]]
 
 Source = str | os.PathLike[str] | bytes
+MOST_NODES = 1_000_000
+"""Of a model, its functions inlined: a few hundred bytes of functions that call each other can come to any number."""
 
 
 def describe(source: Source) -> str:
@@ -58,6 +61,7 @@ def load_model(source: Source) -> onnx.ModelProto:
         raise ModelError("not an ONNX model: it holds no graph", where=where)
     if not all(isinstance(text, str) for text in _texts(model)):
         raise ModelError("holds a name that is no UTF-8", where=where, hint="The file is damaged")
+    check_functions(model, where)
     _check_version(model, where)
     return _inline_functions(model, where)
 
@@ -123,22 +127,31 @@ def _inline_functions(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
         holders = more
     if not holders:
         return model
-    _check_recursion(model, where)
     try:
         return inliner.inline_selected_functions(model, sorted(holders))
     except (RuntimeError, ValueError, TypeError) as error:  # what the C++ inliner raises, by version
         raise ModelError(f"its functions can't be inlined: {error}", where=where) from error
 
 
-def _check_recursion(model: onnx.ModelProto, where: str) -> None:
-    """A function that calls itself can't be inlined, and the inliner would try for ever."""
-    calls = {(f.domain, f.name): {(n.domain, n.op_type) for n in _walk_nodes(f.node)} for f in model.functions}
+def check_functions(model: onnx.ModelProto, where: str) -> None:
+    """What inlines the model's functions, as ONNX Runtime does with every model, comes to an end.
+
+    Raises:
+        ModelError: a function calls itself, or the calls come to more than ``MOST_NODES`` nodes.
+    """
+    calls = {(f.domain, f.name, f.overload): Counter((n.domain, n.op_type, n.overload) for n in _walk_nodes(f.node))
+             for f in model.functions}  # fmt: skip
+    nodes: dict[tuple[str, str, str], int] = {}  # with everything they call
     while calls:
-        leaves = [name for name, called in calls.items() if called.isdisjoint(calls)]
+        leaves = [name for name, called in calls.items() if called.keys().isdisjoint(calls)]
         if not leaves:
             raise ModelError(f"its function {next(iter(calls))[1]!r} calls itself", where=where)
         for name in leaves:
-            del calls[name]
+            nodes[name] = sum(count * (1 + nodes.get(called, 0)) for called, count in calls.pop(name).items())
+    total = sum(1 + nodes.get((n.domain, n.op_type, n.overload), 0) for n in _walk_nodes(model.graph.node))
+    if nodes and total > MOST_NODES:
+        raise ModelError(f"its functions come to {total:.3g} nodes, and more than {MOST_NODES:,} are not read",
+                         where=where, hint="This file may not be trustworthy")  # fmt: skip
 
 
 # -- graphs ------------------------------------------------------------------------------------------------------------

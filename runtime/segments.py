@@ -50,6 +50,11 @@ class Constant:
         return self._content if isinstance(self._content, onnx.TensorProto) else None
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        content = self._content
+        return content.shape if isinstance(content, np.ndarray) else tuple(content.dims)
+
+    @property
     def type(self) -> onnx.TypeProto:
         import onnx
 
@@ -157,6 +162,28 @@ def ort_errors() -> tuple[type[Exception], ...]:
     return (*own, RuntimeError, ValueError, TypeError, IndexError, MemoryError)
 
 
+def refuse_empty(values: Mapping[str, Any]) -> None:
+    """What ``has_recurrent`` is never given an empty batch: ONNX Runtime's LSTM and GRU end the whole program on one
+    (1.17 to 1.32 do).
+
+    Raises:
+        InputError: a value has no elements.
+    """
+    empty = next((n for n, v in values.items() if isinstance(v, np.ndarray) and not v.size), None)
+    if empty is not None:
+        raise InputError(f"is empty (shape {list(values[empty].shape)}), and ONNX Runtime's LSTM and GRU can't run on that",
+                         where=f"tensor {empty!r}")  # fmt: skip
+
+
+def has_recurrent(nodes: Iterable[onnx.NodeProto]) -> bool:
+    """Whether there is an LSTM or GRU of ONNX, bodies included."""
+    return any(
+        (node.op_type in ("LSTM", "GRU") and node.domain in ("", "ai.onnx"))
+        or any(has_recurrent(body.node) for _, body in bodies_of(node))
+        for node in nodes
+    )
+
+
 _NAMED = (
     re.compile(r"Name: ?'([^']+)'"),
     re.compile(r"[Nn]ode ?\(([^)]+)\)"),
@@ -199,6 +226,10 @@ class Segment:
         self.writes = tuple(outputs)
         self.where = name_nodes(nodes)
         self._settings = settings
+        self._recurrent = has_recurrent(nodes) or any(has_recurrent(f.node) for f in settings.functions)
+        if self._recurrent:  # constants are folded when the session is made
+            reads = {node.input[0] for node in nodes if node.input}
+            refuse_empty({n: c.array() for n, c in constants.items() if n in reads and 0 in c.shape})
         model, references = self._model(nodes, inputs, constants)
         self._session = self._open(model, references)
         with translated(ModelError, self.where, "ONNX Runtime can't describe what it gives"):
@@ -259,6 +290,8 @@ class Segment:
     def run(self, values: Mapping[str, Any]) -> list[Any]:
         """The outputs, in the order of ``writes``: arrays, and lists for sequences."""
         feeds = {self._feed[name]: values[name] for name in self.reads}
+        if self._recurrent:
+            refuse_empty(feeds)
         fetch = [f"{n}/float32" if n in self._cast else n for n in self.writes]
         with translated(InputError, self.where, "ONNX Runtime could not run it", "Look at the shapes of the inputs"):
             results: list[Any] = self._session.run(fetch, feeds)

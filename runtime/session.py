@@ -17,7 +17,7 @@ from .backends.base import ACTIVATIONS, Activations
 from .errors import InputError, ModelError, UserError, nearest
 from .executor import Executor, LayerReport
 from .modelfile import Source, describe, load_model
-from .segments import inference_session, session_options, translated
+from .segments import has_recurrent, inference_session, refuse_empty, session_options, translated
 from .tensors import Tensors
 from .valueinfo import NodeArg
 
@@ -63,6 +63,8 @@ class Session:
         self._session: Any = None
         compressed = list(eie_nodes(model))
         if not compressed:
+            nodes = (model.graph.node, *(f.node for f in model.functions))
+            self._recurrent = any(map(has_recurrent, nodes))
             self._open_plain(path, backend, threads, activations)
         else:
             self.backend = backend
@@ -144,6 +146,8 @@ class Session:
         values = self._checked(feeds)
         if self._executor is not None:
             return self._executor.program.run(values, outputs=tuple(wanted))
+        if self._recurrent:
+            refuse_empty(values)
         with translated(InputError, self._where, "ONNX Runtime could not run it", "Look at the shapes of the inputs"):
             result: list[Any] = self._session.run(wanted, values)
         return result

@@ -13,6 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from eie.runtime.errors import InputError
+from eie.runtime.segments import has_recurrent, refuse_empty
+
 from ..data import Feeds
 from ..errors import ModelError
 from ..ir.graph import Model
@@ -38,6 +41,9 @@ class Runner:
 
         options = ort.SessionOptions()
         options.log_severity_level = 4
+        self._recurrent = any(node.op in ("LSTM", "GRU") for _, node in model.graph.walk()) or any(
+            has_recurrent(function.node) for function in model.extra.functions
+        )
         self.names = list(tensors) if tensors is not None else [o.name for o in model.graph.outputs]
         try:
             with outputs_of(model, self.names):
@@ -61,6 +67,8 @@ class Runner:
             ModelError: the model does not run on them.
         """
         try:
+            if self._recurrent:
+                refuse_empty(feeds)
             return list(self.session.run(self.names, feeds))
         except _refusals() as error:
             raise ModelError(f"the model does not run on this input: {_first_line(error)}") from error
@@ -93,7 +101,7 @@ def _ort_errors() -> tuple[type[Exception], ...]:
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    return (ValueError, TypeError, RuntimeError, *_ort_errors())
+    return (InputError, ValueError, TypeError, RuntimeError, *_ort_errors())
 
 
 def _first_line(error: Exception) -> str:
@@ -192,8 +200,9 @@ def _lower_quartile(ratios: Array) -> float:
 
 
 def _agreement(y: Array, z: Array) -> list[bool]:
-    """Same place of the largest element, along the class axis: the last of size over 1."""
-    if y.shape != z.shape or y.dtype.kind not in "fiu" or y.size < 2:
+    """Same place of the largest element, a truth a sample: for outputs [samples, classes] but for axes of size 1, or
+    [classes]. Others hold no classes."""
+    if y.shape != z.shape or y.dtype.kind not in "fiu":
         return []
-    axes = [a for a, n in enumerate(y.shape) if n > 1]
-    return list((y.argmax(axes[-1]) == z.argmax(axes[-1])).reshape(-1)) if axes else []
+    axes = [a for a, n in enumerate(y.shape) if n > 1 and (a or y.ndim == 1)]
+    return list((y.argmax(axes[0]) == z.argmax(axes[0])).reshape(-1)) if len(axes) == 1 else []

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from eie.runtime.codec import MAX_RANK
 from eie.runtime.weight import Weight
 
 from ..ir.graph import Constant, Graph, Model, Node
@@ -159,6 +160,8 @@ def _weights(graph: Graph, node: Node) -> Iterator[tuple[int, Constant, bool]]:
 def _refusal(outputs: Set[str], node: Node, slot: int, constant: Constant) -> str | None:
     if constant.name in outputs:
         return "it is also an output of the graph"
+    if len(constant.dims) > MAX_RANK:
+        return f"it has {len(constant.dims)} dimensions, and payloads hold up to {MAX_RANK}"
     if constant.elements < FEWEST:
         return f"{constant.elements} elements are too few to gain anything"
     with np.errstate(invalid="ignore"):

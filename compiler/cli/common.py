@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from eie.runtime.backends.base import ACTIVATIONS, Activations
 
 from ..errors import UserError
-from ..report.table import console
+from ..report.table import console, printable
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
@@ -46,7 +46,7 @@ def shapes(options: Sequence[str]) -> dict[str, list[int]]:
             shape = [int(d) for d in dims.split(",")] if dims else []
         except ValueError:
             shape = [-1]
-        if not colon or any(d < 0 for d in shape):
+        if not colon or not all(0 <= d < 1 << 31 for d in shape):
             raise UserError(
                 f"{text!r} does not read as an input's shape",
                 where="--shape",
@@ -70,11 +70,11 @@ class Bars:
         self._verbose = verbose
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[what]}"),
+            TextColumn("{task.fields[what]}", style="dim", markup=False),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
@@ -90,7 +90,7 @@ class Bars:
 
     def step(self, what: str) -> None:
         if self._task is not None:
-            self._progress.update(self._task, advance=1, what=what)
+            self._progress.update(self._task, advance=1, what=printable(what))
 
     @contextmanager
     def shown(self) -> Iterator[Bars]:

@@ -13,7 +13,7 @@ from eie.runtime.modelfile import load_model
 
 from ..errors import ModelError
 from ..report.result import KINDS
-from ..report.table import console, size
+from ..report.table import console, printable, size
 from .common import Json, ModelPath, print_json
 
 NAME = "inspect"
@@ -62,8 +62,8 @@ def command(model: ModelPath, json: Json = False) -> None:
     for row in rows:
         gaps = f"{row['index_codec']}/{row['index_bits']}" if row["index_bits"] else "-"
         table.add_row(
-            row["name"],
-            ", ".join(row["nodes"]),
+            printable(row["name"]),
+            printable(", ".join(row["nodes"])),
             "x".join(map(str, row["shape"])),
             f"{row['kept']:.0%}",
             str(row["bits"]),

@@ -14,7 +14,7 @@ from ..errors import ModelError
 from ..ir.reader import read
 from ..ir.verifier import verify
 from ..passes.canonicalize import Canonicalize
-from ..report.table import console, left_alone, size
+from ..report.table import console, left_alone, printable, size
 from .common import Json, ModelPath, print_json
 
 NAME = "layers"
@@ -58,7 +58,7 @@ def command(model: ModelPath, json: Json = False) -> None:
         table.add_column(title, justify="right")
     for row in rows:
         table.add_row(
-            str(row["name"]),
+            printable(str(row["name"])),
             str(row["op"]),
             "x".join(map(str, row["shape"])),
             size(row["bytes"]),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..errors import UserError
-from ..ir.writer import write_text
+from ..files import check_writable, write_beside
 from ..passes.base import parse_pipeline
 from ..pipeline import optimize
 from ..recipe import DEFAULT, Recipe, presets
@@ -62,12 +63,7 @@ def command(
 ) -> None:
     """Make a model smaller: prune, share weights, entropy-code; verify; write the artifact."""
     target = output if output is not None else model.with_name(model.stem + ".eie.onnx")
-    if target.exists() and model.exists() and target.samefile(model):
-        raise UserError("the artifact would overwrite the model", where=str(target), hint="Give another path with -o.")
-    if save_recipe is not None and save_recipe.resolve() in (model.resolve(), target.resolve()):
-        raise UserError(
-            "the recipe would overwrite the model or the artifact", where=str(save_recipe), hint="Give another path."
-        )
+    _check_paths(model, None if dry_run else target, save_recipe)
     if passes is not None and recipe != DEFAULT:
         raise UserError("--passes and --recipe exclude each other", where="--passes")
     chosen = (
@@ -84,12 +80,13 @@ def command(
             strict=strict,
             progress=bars,
         )
-        if dry_run:
-            result.measure()
-        else:
-            result.save(target)
-    if save_recipe is not None:
-        write_text(save_recipe, result.recipe.to_toml(every=True))
+        with ExitStack() as both:  # the recipe and the artifact, or neither
+            if save_recipe is not None:
+                both.enter_context(write_beside(save_recipe)).write(result.recipe.to_toml(every=True).encode())
+            if dry_run:
+                result.measure()
+            else:
+                result.save(target)
     if json:
         print_json(result.json())
         return
@@ -98,3 +95,19 @@ def command(
         result, "(not written: --dry-run)" if dry_run else str(target), verbose=verbose, width=screen.width
     ):
         screen.print(part, highlight=False)
+
+
+def _check_paths(model: Path, target: Path | None, recipe: Path | None) -> None:
+    """Nothing is written over the model, nor twice, nor where nothing can be written."""
+    if target is not None:
+        check_writable(target)
+        if target.exists() and model.exists() and target.samefile(model):
+            raise UserError(
+                "the artifact would overwrite the model", where=str(target), hint="Give another path with -o."
+            )
+    if recipe is not None:
+        check_writable(recipe)
+        if recipe.resolve() in (model.resolve(), target.resolve() if target else None):
+            raise UserError(
+                "the recipe would overwrite the model or the artifact", where=str(recipe), hint="Give another path."
+            )

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
-import numpy as np
 import typer
 
 from eie.runtime import Session
 
-from ..data import load_npz
-from ..ir.writer import write_beside
-from ..report.table import console
+from ..data import load_npz, named_arrays, save_npz
+from ..files import check_writable
+from ..report.table import console, printable
 from .common import Backend, Format, ModelPath, Threads, activations
 
 NAME = "run"
@@ -29,13 +28,13 @@ def command(
     threads: Threads = 1,
 ) -> None:
     """Run a model or an artifact on arrays from a file."""
+    check_writable(output)
     feeds = load_npz(input)
     session = Session(model, backend=backend, threads=threads, activations=activations(format))
     names = [o.name for o in session.get_outputs()]
     known = {i.name for i in session.get_inputs()}
     values = session.run(names, {k: v for k, v in feeds.items() if k in known or k != "label"})
-    arrays = {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
-    with write_beside(output) as stream:
-        np.savez(stream, **cast(Any, arrays))
+    arrays = named_arrays(zip(names, values, strict=True))
+    save_npz(output, arrays)
     for name, array in arrays.items():
-        console(stderr=True).print(f"{name}: {array.dtype} {list(array.shape)}", highlight=False, markup=False)
+        console(stderr=True).print(f"{printable(name)}: {array.dtype} {list(array.shape)}", highlight=False)

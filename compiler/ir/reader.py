@@ -10,6 +10,8 @@ import numpy.typing as npt
 import onnx
 from google.protobuf.message import DecodeError, Message
 
+from eie.runtime.modelfile import check_functions
+
 from ..errors import ModelError
 from .graph import Constant, Graph, Model, Node, bits_of
 
@@ -18,7 +20,8 @@ def read(source: str | Path | onnx.ModelProto) -> Model:
     """An ONNX file, or a model in memory, as Model.
 
     Raises:
-        ModelError: there is no such file, it is no ONNX model, or its external data is missing, short, or outside its folder.
+        ModelError: there is no such file, it is no ONNX model, or its external data is missing, short, or outside its folder;
+            its functions call themselves, or come to more nodes than can be.
     """
     if isinstance(source, onnx.ModelProto):
         proto, path = source, None
@@ -32,6 +35,7 @@ def read(source: str | Path | onnx.ModelProto) -> Model:
         raise ModelError(
             "no ONNX model: it holds no graph", where=str(path or "model"), hint="Give a file that onnx.load can read."
         )
+    check_functions(proto, str(path or "model"))
     data = _External(path)
     opsets = {o.domain if o.domain != "ai.onnx" else "": o.version for o in proto.opset_import}
     graph = _graph(proto.graph, Graph(opsets=opsets or {"": 1}), data)
@@ -97,6 +101,9 @@ def _graph(proto: onnx.GraphProto, graph: Graph, data: _External) -> Graph:
     graph.inputs, graph.outputs = list(proto.input), list(proto.output)
     graph.value_info = {v.name: v for v in proto.value_info}
     for tensor in proto.initializer:
+        if tensor.name in graph.constants:
+            raise ModelError("there are two initializers of this name", where=f"tensor {tensor.name!r}",
+                             hint="The file is damaged, or was put together wrongly.")  # fmt: skip
         graph.constants[tensor.name] = Constant(tensor.name, data.map(tensor) if _is_external(tensor) else tensor)
     for descriptor, value in proto.ListFields():
         if descriptor.name in {"doc_string"}:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +9,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ..errors import ModelError, UserError
+from ..errors import ModelError
+from ..files import write_beside
 from .graph import Constant, Graph, Model, Node
 
 LIMIT = 1_900_000_000  # bytes: protobuf can't hold 2 GiB in one message
@@ -63,55 +60,6 @@ def save(model: Model, path: str | Path, *, external: bool | None = None) -> int
 def size_of(model: Model) -> int:
     """The bytes ``save`` would write."""
     return _proto(model, None).ByteSize() if _total(model) <= LIMIT else _total(model)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all.
-
-    Raises:
-        UserError: the path can't be written.
-    """
-    with write_beside(path) as stream:
-        stream.write(text.encode())
-
-
-@contextmanager
-def write_beside(path: Path) -> Iterator[BinaryIO]:
-    """A stream to a new file that takes ``path``'s place when the block ends well, and is removed when it does not.
-
-    A link is followed: what it points to is replaced, the link stays.
-
-    Raises:
-        UserError: the path can't be written, is no regular file (a device, a pipe), or the disk is full.
-    """
-    hint = "Nothing was written. Choose another place, or free some room."
-    temporary: str | None = None
-    try:
-        path = path.resolve()
-        if path.is_dir():
-            raise IsADirectoryError(0, "this is a folder")
-        if path.exists() and not path.is_file():  # to rename over a device would remove it
-            raise OSError(0, "this is no regular file")
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
-        Path(temporary).chmod(mode)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise UserError(f"can't write: {error.strerror or error}", where=str(path), hint=hint) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _total(model: Model) -> int:

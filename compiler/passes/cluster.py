@@ -107,7 +107,8 @@ def fit_codebook(values: Array, bits: int, *, init: str = "optimal", seed: int =
 
 def nearest(centroids: Array, values: Array) -> Array:
     """Index of the nearest centroid (ascending) for each value; of two as near, the lower."""
-    return np.searchsorted((centroids[1:] + centroids[:-1]) / 2, values)
+    middles = (centroids[1:].astype(np.float64) + centroids[:-1]) / 2  # in float32 the sum could overflow
+    return np.searchsorted(middles, values)
 
 
 def _merge(values: Array, counts: Array, bins: int) -> tuple[Array, Array]:

@@ -105,6 +105,7 @@ class Result:
         weight_bytes_before: of all its constants.
         made_up: whether the samples were made up.
         missed: what of a budget could not be kept, or None.
+        closed_inputs: inputs with a default value in the model, which are constants now.
         verify: the artifact's outputs against the original's, run on the ``cpu`` backend.
         accuracy: top-1 before and after, where the data has labels.
         output_bytes: size of the artifact; 0 until saved.
@@ -119,6 +120,7 @@ class Result:
     weight_bytes_before: int
     made_up: bool
     missed: str | None
+    closed_inputs: Sequence[str]
     verify: Fidelity
     accuracy: Accuracy | None
     output_bytes: int = field(default=0)
@@ -170,6 +172,7 @@ class Result:
             ],
             "activations": self.recipe.activations,
             "missed": self.missed,
+            "closed_inputs": list(self.closed_inputs),
         }
         if self.accuracy is not None:
             found["accuracy"] = {

@@ -19,9 +19,15 @@ _NARROW = 150  # columns below which the bytes by kind are left out of the table
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console as wide as the terminal; 160 columns where the output goes elsewhere."""
-    plain = Console(stderr=stderr)
-    return plain if plain.is_terminal else Console(stderr=stderr, width=160)
+    """A console as wide as the terminal; 160 columns where the output goes elsewhere. It prints text as it is: names in
+    models hold brackets and colons, which are no markup."""
+    plain = Console(stderr=stderr, markup=False, emoji=False)
+    return plain if plain.is_terminal else Console(stderr=stderr, width=160, markup=False, emoji=False)
+
+
+def printable(name: str) -> str:
+    """A name from a file, control characters written out: a terminal would obey them."""
+    return name if name.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 
 def size(count: float) -> str:
@@ -64,7 +70,7 @@ def layer_table(rows: Sequence[LayerRow], width: int, *, full: bool = False) -> 
     for row in rows:
         kinds = [size(row.bytes_by_kind[kind]) if row.bytes_by_kind[kind] else "" for kind in KINDS] if wide else []
         table.add_row(
-            row.name if full else elided(row.name, max(24, min(36, width - (_OTHERS if wide else 76)))),
+            printable(row.name) if full else elided(row.name, max(24, min(36, width - (_OTHERS if wide else 76)))),
             row.op,
             "x".join(map(str, row.shape)),
             f"{row.kept:.0%}",
@@ -87,7 +93,7 @@ def _runs(row: LayerRow) -> str:
 def elided(name: str, most: int = 36) -> str:
     """A name that exporters made too long for a table: of several joined by semicolons the first, of that the end.
     `eie layers` and -v have all of it."""
-    first = name.split(";")[0]
+    first = printable(name.split(";")[0])
     return first if len(first) <= most else f"...{first[len(first) - most + 3 :]}"
 
 
@@ -101,7 +107,7 @@ def left_alone(items: Sequence[LeftAlone], *, every: bool) -> RenderableType | N
     lines = []
     for why, group in sorted(reasons.items(), key=lambda pair: -sum(i.bytes for i in pair[1])):
         shown = group if every else group[:3]
-        names = ", ".join(f"{i.name if every else elided(i.name)} ({i.op})" for i in shown) + (
+        names = ", ".join(f"{printable(i.name) if every else elided(i.name)} ({i.op})" for i in shown) + (
             f" and {len(group) - len(shown)} more" if len(group) > len(shown) else ""
         )
         lines.append(Text.assemble(("  " + names, "dim"), f": {why}; {size(sum(i.bytes for i in group))}"))
@@ -118,7 +124,7 @@ def reasons(rows: Sequence[LayerRow], *, every: bool) -> RenderableType | None:
         shown.setdefault(row.name if every else f"{row.verdict.kernel}: {kind}", row)
     lines = [
         Text.assemble(
-            ("  " + (row.name if every else row.verdict.kernel), "dim"),
+            ("  " + (printable(row.name) if every else row.verdict.kernel), "dim"),
             f": {row.verdict.why}",
             "" if every else (f" ({elided(row.name)})", "dim"),
         )
@@ -175,6 +181,9 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
         )
         if result.output_bytes >= result.input_bytes:
             yield Text("the artifact is no smaller than the model: what it holds was compact already", style="yellow")
+    if result.closed_inputs:
+        some = ", ".join(elided(name) for name in result.closed_inputs[:3]) + ", ..." * (len(result.closed_inputs) > 3)
+        yield f"inputs     {len(result.closed_inputs)} that had a default value are constants now and can't be fed: {some}"
     if result.verify.sqnr_db < _FAR_DB:
         yield Text(
             "warning    the outputs are far from the original's: this takes retraining, or a milder recipe",

@@ -64,7 +64,7 @@ typedef struct {
 
 typedef struct {
     eie_recurrent_params params;
-    int64_t hidden; /* -1: not given */
+    int64_t hidden; /* INT64_MIN: not given */
     uint64_t input; /* from the weight */
 } eie_recurrent_attributes;
 

@@ -10,7 +10,7 @@ static OrtStatus *attributes(eie_kernel *kernel, const OrtKernelInfo *info) {
     eie_recurrent_params *p = &a->params;
     bool layout = false, input_forget = false, linear = false;
     p->cell = strcmp(kernel->op->name, "GRU") == 0 ? EIE_GRU : EIE_LSTM;
-    a->hidden = -1;
+    a->hidden = INT64_MIN;
     OrtStatus *status = eie_attribute_choice(kernel, info, "direction", directions, 3, &p->direction);
     if (status == NULL) status = eie_attribute_int(kernel, info, "hidden_size", &a->hidden);
     if (status == NULL) status = eie_attribute_flag(kernel, info, "layout", &layout);
@@ -46,7 +46,7 @@ static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights, const OrtK
                         (unsigned long long)r->dims[0], (unsigned long long)r->dims[1], (unsigned long long)r->dims[2],
                         (unsigned long long)directions, (unsigned long long)gates);
     }
-    if (a->hidden != -1 && (uint64_t)a->hidden != hidden) {
+    if (a->hidden != INT64_MIN && (uint64_t)a->hidden != hidden) {
         return eie_fail(kernel, ORT_INVALID_GRAPH, "hidden_size is %lld, and its weights have %llu", (long long)a->hidden,
                         (unsigned long long)hidden);
     }

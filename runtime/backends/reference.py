@@ -7,6 +7,7 @@ sum stays below 2^53 (a row of 2^25 weights, in i16).
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from .base import Activations, Array, LayerSpec, Run, as_float32
 
 Floats = npt.NDArray[np.float32]
 _MOST = 1 << 25  # weights a row of an exact sum may have
+_MOST_OUTPUTS = 1 << 28  # values a convolution may give: 2 GiB of sums
 
 
 class ReferenceBackend:
@@ -173,18 +175,17 @@ class _Geometry:
         return self.pads[axis], self.pads[axis + len(self.kernel)]
 
 
-def _quantized(
-    x: Floats, activations: Activations
-) -> tuple[npt.NDArray[np.float64], Array, Array, npt.NDArray[np.bool_]]:
-    """Each sample [c, ...] of x as one vector: numbers to sum, scale or exponent, zero point, finite."""
+def _quantized(x: Floats, activations: Activations) -> tuple[npt.NDArray[np.float64], Array, npt.NDArray[np.bool_]]:
+    """Each sample [c, ...] of x as one vector: numbers to sum (0 for an activation of 0, and so for padding), the scale or
+    exponent, whether all is finite."""
     flat = x.reshape(len(x), int(np.prod(x.shape[1:], dtype=np.int64)))
     if activations == "u8":
         q8, scale, zero, finite = numerics.quantize_u8(flat)
-        return q8.reshape(x.shape).astype(np.float64), scale, zero, finite
+        return (q8.astype(np.float64) - zero[:, None]).reshape(x.shape), scale, finite
     if activations == "i16":
         q, exponent, finite = numerics.quantize_i16(flat)
-        return q.reshape(x.shape).astype(np.float64), exponent, np.zeros(len(x), np.int32), finite
-    return x.astype(np.float64), np.zeros(len(x)), np.zeros(len(x), np.int32), np.ones(len(x), np.bool_)
+        return q.reshape(x.shape).astype(np.float64), exponent, finite
+    return x.astype(np.float64), np.zeros(len(x)), np.ones(len(x), np.bool_)
 
 
 class _Kernel:
@@ -194,17 +195,15 @@ class _Kernel:
         self.activations = activations
         self.values, self.unit = _numbers(weight, activations)
 
-    def finish(self, sums: npt.NDArray[np.float64], corrections: npt.NDArray[np.float64], scale: Array, zero: Array,
-               finite: npt.NDArray[np.bool_]) -> Floats:  # fmt: skip
-        """sums [n, out, ...]; corrections: what a sum is for activations all 1, padding included, broadcasting to sums."""
+    def finish(self, sums: npt.NDArray[np.float64], scale: Array, finite: npt.NDArray[np.bool_]) -> Floats:
+        """sums [n, out, ...] of weights times activations, the zero point taken off these."""
         each = (slice(None), *(None,) * (sums.ndim - 1))
         if self.activations == "f32":
             return sums.astype(np.float32)
         if self.activations == "i16":
             y = numerics.scale_i16(sums.astype(np.int64), (scale + self.unit)[each])
         else:
-            exact = sums.astype(np.int64) - zero[each].astype(np.int64) * corrections.astype(np.int64)
-            y = numerics.scale_u8(exact, (scale * self.unit)[each])
+            y = numerics.scale_u8(sums.astype(np.int64), (scale * self.unit)[each])
         y[~finite] = np.nan
         return y
 
@@ -223,6 +222,21 @@ def _checked(inputs: Sequence[Array | None], spec: LayerSpec, channels: int) -> 
     return x
 
 
+def _sums(shape: tuple[int, ...], where: str) -> npt.NDArray[np.float64]:
+    if math.prod(shape) > _MOST_OUTPUTS:
+        raise InputError(f"the output would have the shape {list(shape)}, more values than backend reference holds",
+                         where=where, hint="Run it on cpu, or look at the layer's strides and pads")  # fmt: skip
+    return np.zeros(shape)
+
+
+def _reached(size: int, stride: int, shift: int, other: int) -> tuple[slice, slice]:
+    """Which of ``size`` places i land in another axis, at i * stride + shift in [0, other): both as slices."""
+    first = max(0, -(shift // stride))
+    last = min(size - 1, (other - 1 - shift) // stride)
+    begin = first * stride + shift
+    return slice(first, max(first, last + 1)), slice(begin, max(begin, last * stride + shift + 1), stride)
+
+
 def _conv(spec: LayerSpec) -> Run:
     g, kernel = _Geometry(spec), _Kernel(spec.weights[0], spec.activations)
     out, inner = spec.weights[0].shape[:2]
@@ -230,8 +244,7 @@ def _conv(spec: LayerSpec) -> Run:
     def run(inputs: Sequence[Array | None]) -> list[Array | None]:
         x = _checked(inputs, spec, inner * g.group)
         bias = _optional(inputs, 1, "the bias", (out,), _where(spec))
-        q, scale, zero, finite = _quantized(x, spec.activations)
-        pads, sizes = [], []
+        begins, sizes = [], []
         for axis, n in enumerate(x.shape[2:]):
             pad = g.padding(axis)
             if g.auto_pad.startswith("SAME"):
@@ -242,21 +255,21 @@ def _conv(spec: LayerSpec) -> Run:
                     f"can't take X of shape {list(x.shape)}: the kernel is larger than the padded input",
                     where=_where(spec),
                 )
-            pads.append(pad)
+            begins.append(pad[0])
             sizes.append(room // g.strides[axis] + 1)
-        each = zero.reshape(-1, *(1,) * (x.ndim - 1)).astype(np.float64)
-        padded = np.pad(q - each, [(0, 0), (0, 0), *pads]) + each  # padding is the activation zero
-        sums = np.zeros((len(x), out, *sizes))
+        sums = _sums((len(x), out, *sizes), _where(spec))
+        q, scale, finite = _quantized(x, spec.activations)
         for tap in itertools.product(*map(range, g.kernel)):
-            window: tuple[Any, ...] = tuple(slice(t * d, t * d + (n - 1) * s + 1, s)
-                           for t, d, n, s in zip(tap, g.dilations, sizes, g.strides, strict=True))  # fmt: skip
+            places = [_reached(size, s, t * d - begin, n)
+                      for size, s, t, d, begin, n in zip(sizes, g.strides, tap, g.dilations, begins, x.shape[2:],
+                                                         strict=True)]  # fmt: skip
+            to, of = (tuple(part) for part in zip(*places, strict=True))
             for group in range(g.group):
                 rows = slice(group * (out // g.group), (group + 1) * (out // g.group))
                 here: tuple[Any, ...] = (rows, slice(None), *tap)
-                part = padded[(slice(None), slice(group * inner, (group + 1) * inner), *window)]
-                sums[:, rows] += np.einsum("oc,nc...->no...", kernel.values[here], part)
-        corrections = kernel.values.reshape(out, -1).sum(1).reshape(1, out, *(1,) * len(sizes))
-        return [_with_bias(kernel.finish(sums, corrections, scale, zero, finite), bias)]
+                part = q[(slice(None), slice(group * inner, (group + 1) * inner), *of)]
+                sums[(slice(None), rows, *to)] += np.einsum("oc,nc...->no...", kernel.values[here], part)
+        return [_with_bias(kernel.finish(sums, scale, finite), bias)]
 
     return run
 
@@ -268,36 +281,34 @@ def _conv_transpose(spec: LayerSpec) -> Run:
     def run(inputs: Sequence[Array | None]) -> list[Array | None]:
         x = _checked(inputs, spec, inner)
         bias = _optional(inputs, 1, "the bias", (out,), _where(spec))
-        q, scale, zero, finite = _quantized(x, spec.activations)
-        full, begins, sizes = [], [], []
+        begins, sizes = [], []
         for axis, n in enumerate(x.shape[2:]):
             reach = (n - 1) * g.strides[axis] + g.spans[axis] + g.output_padding[axis]
             begin, end = g.padding(axis)
             size = reach - begin - end
             if g.output_shape or g.auto_pad.startswith("SAME"):
-                target = g.output_shape[axis] if g.output_shape else min(reach, n * g.strides[axis])
-                begin, _ = g.share(max(0, reach - target))
-                size = target
+                size = g.output_shape[axis] if g.output_shape else min(reach, n * g.strides[axis])
+                begin, _ = g.share(max(0, reach - size))
             if size < 1:
                 raise InputError(
                     f"can't take X of shape {list(x.shape)}: the output would be empty", where=_where(spec)
                 )
-            full.append(max(reach, begin + size))
             begins.append(begin)
             sizes.append(size)
-        sums, ones = np.zeros((len(x), out, *full)), np.zeros((1, out, *full))
+        sums = _sums((len(x), out, *sizes), _where(spec))
+        q, scale, finite = _quantized(x, spec.activations)
         for tap in itertools.product(*map(range, g.kernel)):
-            window: tuple[Any, ...] = tuple(slice(t * d, t * d + (n - 1) * s + 1, s)
-                           for t, d, n, s in zip(tap, g.dilations, x.shape[2:], g.strides, strict=True))  # fmt: skip
+            places = [_reached(n, s, t * d - begin, size)
+                      for n, s, t, d, begin, size in zip(x.shape[2:], g.strides, tap, g.dilations, begins, sizes,
+                                                         strict=True)]  # fmt: skip
+            of, to = (tuple(part) for part in zip(*places, strict=True))
             for group in range(g.group):
                 rows = slice(group * (out // g.group), (group + 1) * (out // g.group))
                 channels = slice(group * (inner // g.group), (group + 1) * (inner // g.group))
                 here: tuple[Any, ...] = (channels, slice(None), *tap)
-                values = kernel.values[here]
-                sums[(slice(None), rows, *window)] += np.einsum("co,nc...->no...", values, q[:, channels])
-                ones[(slice(None), rows, *window)] += values.sum(0).reshape(1, -1, *(1,) * len(sizes))
-        cut = (slice(None), slice(None), *(slice(b, b + n) for b, n in zip(begins, sizes, strict=True)))
-        return [_with_bias(kernel.finish(sums[cut], ones[cut], scale, zero, finite), bias)]
+                part = q[(slice(None), channels, *of)]
+                sums[(slice(None), rows, *to)] += np.einsum("co,nc...->no...", kernel.values[here], part)
+        return [_with_bias(kernel.finish(sums, scale, finite), bias)]
 
     return run
 

@@ -219,3 +219,16 @@ def test_real_models(shared: Path, name: str) -> None:
     total = sum(c.nbytes for g in model.graph.graphs() for c in g.constants.values())
     found = sum(layer.constant.nbytes for layer in layers) + sum(r.bytes for r in rest)
     assert found > 0.9 * total, (found, total)
+
+
+def test_more_dimensions_than_a_payload_holds_are_left_alone() -> None:
+    weight = numpy_helper.from_array(
+        np.random.default_rng(0).standard_normal((2,) * 7 + (4, 4)).astype(np.float32), "w"
+    )
+    proto = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[2,2,2,2,2,2,2,3,4] x) => (y) { y = MatMul(x, w) }'
+    )
+    proto.graph.initializer.append(weight)
+    layers, alone = find_layers(read(proto))
+    assert not layers
+    assert "9 dimensions" in alone[0].why

@@ -240,6 +240,9 @@ def test_an_artifact_is_not_optimized_again(tmp_path: Path, lenet: tuple[Path, d
         (["--shape", "z:1,2"], "no input 'z'"),
         (["--data", "nowhere.npz"], "nowhere.npz"),
         (["--nonsense"], "nonsense"),
+        (["--shape", "x:99999999999999999999,64"], "--shape"),
+        (["-o", "n" * 300], "File name too long"),
+        (["--save-recipe", "nodir/r.toml"], "r.toml"),
     ],
 )
 def test_wrong_options(tmp_path: Path, options: list[str], says: str) -> None:
@@ -247,6 +250,56 @@ def test_wrong_options(tmp_path: Path, options: list[str], says: str) -> None:
     assert done.stdout == ""
     assert says in done.stderr.replace("\n", " ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("[budget]\nseed = -1\n", "seed"), ("x = " + "[" * 5000 + "]" * 5000, "nested"), ("passes = 3", "passes")],
+)
+def test_recipes_that_make_no_sense(tmp_path: Path, text: str, says: str) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(text)
+    assert_refused("optimize", LENET, "-o", tmp_path / "a.eie.onnx", "--recipe", recipe, says=says)
+    assert list(tmp_path.iterdir()) == [recipe]
+
+
+def test_names_are_no_markup_and_no_commands_to_the_terminal(tmp_path: Path) -> None:
+    path = tiny(tmp_path / "m.onnx", np.random.default_rng(0).standard_normal((30, 20)))
+    model = onnx.load(path)
+    name = "[/red] [bold] :smile: \x1b[2J"
+    model.graph.node[0].name = name
+    model.graph.initializer[0].name = model.graph.node[0].input[1] = "[/w]"
+    onnx.save(model, path)
+    artifact = tmp_path / "m.eie.onnx"
+    for command in (["optimize", path], ["optimize", path, "-v"], ["layers", path], ["inspect", artifact]):
+        done = call(*command)
+        text = " ".join(done.stdout.split())
+        assert "[/red]" in text or "[/w]" in text
+        assert "\x1b[2J" not in done.stdout + done.stderr
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('[[rule]]\nmatch = "[/blue]*"\nskip = true\n')
+    assert_refused("optimize", path, "--recipe", recipe, says="[/red]")
+
+
+def test_a_recipe_is_written_with_its_artifact_or_not_at_all(tmp_path: Path) -> None:
+    big, recipe = tiny(tmp_path / "big.onnx", np.random.default_rng(0).standard_normal((400, 300))), tmp_path / "r.toml"
+    before = sorted(tmp_path.iterdir())
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192));"
+        f"sys.argv[1:] = ['optimize', {str(big)!r}, '--save-recipe', {str(recipe)!r}];"
+        "from eie.compiler.cli.main import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "can't write" in done.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_evaluate_without_samples(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros((0, 1, 28, 28), np.float32), label=np.zeros(0, np.int64))
+    assert_refused("evaluate", LENET, "--data", tmp_path / "x.npz", says="no samples")
+    assert_refused("optimize", LENET, "--data", tmp_path / "x.npz", "-o", tmp_path / "a.eie.onnx", says="no samples")
 
 
 def test_a_rule_that_matches_nothing(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from eie.compiler.data import Input, load_npz, split
+from eie.compiler.data import Input, load_npz, named_arrays, save_npz, split
 from eie.compiler.errors import UserError
 
 IMAGE = Input("x", (None, 1, 4, 4))
@@ -71,6 +72,80 @@ def test_one_sample() -> None:
 def test_what_is_refused(data: dict[str, np.ndarray], says: str) -> None:
     with pytest.raises(UserError, match=says):
         split(data, [IMAGE])
+
+
+def test_types_are_not_guessed() -> None:
+    with pytest.raises(UserError, match=r"float64, and the input takes float32. Convert it with .astype\(np.float32\)"):
+        split({"x": np.zeros((5, 2))}, [Input("x", (None, 2), np.dtype(np.float32))])
+
+
+@pytest.mark.parametrize("labels", [np.array(["a", "b"]), np.array([0, np.nan]), np.array([0.5, 1]), np.array([1j, 0])])
+def test_labels_are_class_numbers(labels: np.ndarray) -> None:
+    with pytest.raises(UserError, match="no class numbers"):
+        split({"x": np.zeros((2, 1, 4, 4)), "label": labels}, [IMAGE])
+
+
+def test_no_samples() -> None:
+    for data in ({"x": np.zeros((0, 2))}, {"x": np.zeros((0, 2)), "label": np.zeros(0)}):
+        with pytest.raises(UserError, match="no samples"):
+            split(data, [Input("x", (None, 2))])
+
+
+def header(text: str) -> bytes:
+    """An .npy file with this header."""
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        header("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 1099511627776), }"),
+        header("{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904,), }"),
+        header("{'descr': '<f4', 'fortran_order': False, 'shape': ((((,), }"),
+        header("{'descr': '<f4', 'shape': (-1,), }"),
+        header("{'descr': [('a'), 3], 'fortran_order': False, 'shape': (1,), }"),
+        header("'" * 3),
+        b"\x93NUMPY",
+    ],
+)
+def test_headers_that_make_no_sense(tmp_path: Path, member: bytes) -> None:
+    path = tmp_path / "data.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", member)
+    with pytest.raises(UserError, match="can't read the arrays"):
+        load_npz(path)
+
+
+def test_archives_numpy_cannot_read(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    np.savez(path, x=np.arange(3))
+    content = bytearray(path.read_bytes())
+    central = content.index(b"PK\x01\x02")
+    for place, value in ((6, 1), (8, 99)):  # encrypted; a compression nobody knows
+        damaged = content.copy()
+        damaged[place] = damaged[central + place + 2] = value
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="can't read the arrays"):
+            load_npz(path)
+    np.savez_compressed(path, x=np.arange(1000))
+    damaged = bytearray(path.read_bytes())
+    damaged[60:80] = b"\xff" * 20
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match="can't read the arrays"):
+        load_npz(path)
+
+
+def test_any_output_can_be_saved(tmp_path: Path) -> None:
+    path = tmp_path / "y.npz"
+    values = {"file": np.arange(2), "allow_pickle": np.float32(1), "/a/b": np.zeros((0, 2)), "s": [np.ones(1), np.ones(2)],
+              "t": np.array(["ab", "c"], object)}  # fmt: skip
+    save_npz(path, named_arrays(values.items()))
+    found = load_npz(path)
+    assert list(found) == ["file", "allow_pickle", "/a/b", "s.0", "s.1", "t"]
+    assert found["t"].tolist() == ["ab", "c"]
+    assert found["s.1"].shape == (2,)
+    with pytest.raises(UserError, match="is a dict"):
+        named_arrays([("z", [{1: 0.5}])])
 
 
 def test_two_counts_are_refused() -> None:

@@ -340,3 +340,9 @@ def test_verify_error_lists_the_problems() -> None:
         "g/y: it reads 'nowhere', which nothing writes",
         "g: nothing writes the output 'q'",
     ]
+
+
+def test_two_initializers_of_one_name() -> None:
+    proto = parse("g (float[2] x) => (float[2] y) { y = Add(x, w) }", floats("w", 2), floats("w", 2))
+    with pytest.raises(ModelError, match="'w': there are two initializers"):
+        read(proto)

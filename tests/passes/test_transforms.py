@@ -452,3 +452,12 @@ def test_a_shared_tensor_is_transformed_once() -> None:
     assert [e.layer for e in outcome.ledger] == ["one"]
     assert [n.label for n in layers(model)["one"].users] == ["one", "two", "three"]
     assert isinstance(to_proto(model), onnx.ModelProto)
+
+
+@pytest.mark.parametrize("bits", [2, 5])
+def test_the_largest_floats_are_clustered(bits: int) -> None:
+    values = (np.random.default_rng(0).uniform(0.5, 1, 500) * np.finfo(np.float32).max).astype(np.float32)
+    shared = Cluster(bits=bits).share(np.where(np.arange(500) % 2, values, -values))
+    assert np.isfinite(shared.codebook).all()
+    errors = np.abs(shared.dense().astype(np.float64) - np.where(np.arange(500) % 2, values, -values))
+    assert errors.max() < np.finfo(np.float32).max / 2  # none of them went to a far centroid
