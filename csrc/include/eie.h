@@ -15,6 +15,11 @@
 extern "C" {
 #endif
 
+/* Of the accelerator's model: what fits its index types with room to spare. */
+#define EIE_MOST_ELEMENTS 4096
+#define EIE_MOST_DEPTH 65536
+#define EIE_MOST_COLUMNS (1u << 26)
+
 /* CDEF BEGIN */
 typedef enum {
     EIE_OK = 0,
@@ -194,6 +199,74 @@ eie_status eie_gather_run(const eie_layer *layer, const int64_t *indices, uint64
  * the index of the first value of each run, sets *used <= k, *cost. */
 eie_status eie_kmeans1d(const double *values, const double *weights, size_t n, size_t k, double *centroids,
                         size_t *first, size_t *used, double *cost);
+
+/* ---- the accelerator (csrc/hardware, docs/hardware.md) ------------------------------------------------------- */
+/* A matrix as the elements hold it: interleaved compressed sparse columns. Element e holds rows e, e + N, e + 2N, ... and
+ * its entries follow those of element e - 1 in `codes` and `runs`. */
+typedef struct {
+    uint64_t rows;            /* accumulators an element: outputs / elements, rounded up; below 65536 */
+    uint64_t inputs, columns; /* columns = inputs, or one more: the bias column, always broadcast, whose sums stay 0 */
+    uint64_t entries;         /* of all elements, fillers included */
+    const uint32_t *pointers; /* [elements][columns + 1], each element's from 0 */
+    const uint8_t *codes;     /* [entries]; 0 is a filler */
+    const uint8_t *runs;      /* [entries] zeros before the entry in its slice of the column */
+    uint32_t codebook_size;
+    const int32_t *codebook;  /* fixed point */
+} eie_image;
+
+typedef struct {
+    uint32_t elements;      /* processing elements */
+    uint32_t depth;         /* activations a queue holds */
+    uint32_t line;          /* entries a line of the sparse-matrix SRAM */
+    uint32_t skip_negative; /* broadcast what is above 0 only; otherwise all that is not 0 */
+    uint32_t bypass;        /* sums reach the adder before their register */
+} eie_machine;
+
+/* All of one run. Of elements x cycles: visited + empty + starved + hazard + idle. */
+typedef struct {
+    uint64_t cycles;
+    uint64_t broadcasts;      /* columns */
+    uint64_t visited;         /* entries, fillers included: a cycle each */
+    uint64_t fillers;         /* of them */
+    uint64_t pointer_reads;   /* pairs of pointers */
+    uint64_t line_reads;      /* of the sparse-matrix SRAM */
+    uint64_t bypasses;        /* sums used in the cycle after they were made */
+    uint64_t scan_cycles;     /* spent on rows of activations without one to broadcast */
+    uint64_t blocked_cycles;  /* a broadcast waited for a full queue */
+    uint64_t empty_cycles;    /* element-cycles spent on columns an element holds nothing of */
+    uint64_t starved_cycles;  /* element-cycles waiting for a broadcast */
+    uint64_t hazard_cycles;   /* element-cycles waiting for a sum, without bypass */
+    uint64_t idle_cycles;     /* element-cycles at the end, waiting for the slowest */
+} eie_activity;
+
+typedef struct {
+    uint64_t visited, idle; /* of one element */
+} eie_load;
+
+typedef struct {
+    uint64_t cycle;
+    uint32_t length; /* cycles */
+    uint32_t element, column;
+    uint32_t kind; /* 0: column broadcast (element = their number), 1: entries of a column, 2: a column without */
+} eie_event;
+
+typedef struct {
+    uint64_t from, to; /* cycles that are wanted */
+    eie_event *events;
+    uint64_t capacity, count;
+} eie_trace;
+
+/* A matrix of codes [rows, columns], row by row, as an image: measure gives pointers [elements][columns + 1] and the number
+ * of entries; fill, with those pointers, codes and runs. A gap of 2^run_bits zeros or more takes fillers. */
+eie_status eie_image_measure(const uint8_t *matrix, uint64_t rows, uint64_t columns, uint32_t elements, uint32_t run_bits,
+                             uint32_t *pointers, uint64_t *entries);
+eie_status eie_image_fill(const uint8_t *matrix, uint64_t rows, uint64_t columns, uint32_t elements, uint32_t run_bits,
+                          const uint32_t *pointers, uint8_t *codes, uint8_t *runs);
+
+/* Runs `vectors` activation vectors [inputs], one after the other, and sums [vectors][rows][elements] exactly; `sums`,
+ * `loads` [elements] and `trace` may be NULL. The image is checked first. */
+eie_status eie_machine_run(const eie_machine *machine, const eie_image *image, const int16_t *x, uint64_t vectors, int64_t *sums,
+                           eie_activity *activity, eie_load *loads, eie_trace *trace);
 /* CDEF END */
 
 #ifdef __cplusplus
