@@ -13,7 +13,7 @@ import numpy as np
 from . import valueinfo
 from .artifact import eie_nodes
 from .backends import registry
-from .backends.base import ACTIVATIONS, Activations
+from .backends.base import ACTIVATIONS, Activations, Backend, InsideBackend
 from .errors import InputError, ModelError, UserError, nearest
 from .executor import Executor, LayerReport
 from .modelfile import Source, describe, load_model
@@ -30,14 +30,16 @@ class Session:
 
     Args:
         path: ``model.eie.onnx``, any ``model.onnx``, or the bytes of one.
-        backend: ``cpu`` (C kernels), ``ort`` (the same inside ONNX Runtime), ``reference`` (numpy). A model without
-            compressed layers runs in ONNX Runtime whatever is named here; ``note`` says so.
+        backend: ``cpu`` (C kernels), ``ort`` (the same inside ONNX Runtime), ``reference`` (numpy), ``hardware`` (the
+            accelerator's cycle model, in i16), or one that was made. A model without compressed layers runs in ONNX Runtime
+            whatever is named here; ``note`` says so.
         threads: for the compressed layers and for ONNX Runtime.
         activations: the format compressed layers compute in, instead of the one the artifact asks for.
 
     Attributes:
         backend: what runs the compressed layers; ``ort`` where there are none.
         note: a sentence on how the model runs.
+        engine: the backend itself; None where nothing is compressed.
 
     Raises:
         ModelError: the file can't be read, or is no model that can be run.
@@ -47,10 +49,15 @@ class Session:
 
     backend: str
     note: str
+    engine: Backend | InsideBackend | None = None
 
-    def __init__(self, path: Source, backend: str = "cpu", threads: int = 1,
+    def __init__(self, path: Source, backend: str | Backend | InsideBackend = "cpu", threads: int = 1,
                  activations: Activations | None = None) -> None:  # fmt: skip
-        registry.find(backend)
+        engine = None
+        if isinstance(backend, Backend | InsideBackend):
+            engine, backend = backend, backend.name
+        else:
+            registry.find(backend)
         _check_options(threads, activations)
         if not isinstance(path, bytes):
             path = os.fspath(path)
@@ -69,8 +76,12 @@ class Session:
         else:
             self.backend = backend
             tensors = Tensors(None if isinstance(path, bytes) else Path(path).parent)
+            engine = engine or registry.load(backend, threads)
+            self.engine = engine
+            activations = _format(
+                engine, activations, {layer.activations for layer in compressed if layer.operator.computes}
+            )
             del compressed
-            engine = registry.load(backend, threads)
             self._executor = Executor(model, tensors, engine, threads=threads, activations=activations)
             self._fixed = self._executor.payload_names
             self._layers = self._executor.layers
@@ -178,6 +189,15 @@ def _check_options(threads: int, activations: str | None) -> None:
     if activations is not None and activations not in ACTIVATIONS:
         raise UserError(f"must be one of {', '.join(ACTIVATIONS)}, not {activations!r}", where="activations",
                         hint=nearest(activations, ACTIVATIONS))  # fmt: skip
+
+
+def _format(engine: Backend | InsideBackend, asked: Activations | None, own: set[Activations]) -> Activations | None:
+    """The format to override the artifact's with, if any."""
+    if asked is not None and asked not in engine.formats:
+        raise UserError(
+            f"backend {engine.name} computes in {', '.join(engine.formats)}, not {asked}", where="activations"
+        )
+    return asked if asked is not None or own <= set(engine.formats) else engine.formats[0]
 
 
 @dataclass(frozen=True)

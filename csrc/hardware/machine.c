@@ -208,7 +208,7 @@ static uint64_t time_vector(schedule *s, const eie_machine *m, uint64_t base, ei
 }
 
 eie_status eie_machine_run(const eie_machine *machine, const eie_image *image, const int16_t *x, uint64_t vectors, int64_t *sums,
-                           eie_activity *activity, eie_load *loads, eie_trace *trace) {
+                           uint64_t *cycles, eie_activity *activity, eie_load *loads, eie_trace *trace) {
     schedule s;
     const eie_status status = check(machine, image);
     memset(activity, 0, sizeof *activity);
@@ -226,7 +226,9 @@ eie_status eie_machine_run(const eie_machine *machine, const eie_image *image, c
     for (uint64_t v = 0; v < vectors; v++) {
         scan(&s, machine, image, x + v * image->inputs);
         compute(&s, machine, image, x + v * image->inputs, sums == NULL ? NULL : sums + v * outputs, activity, loads);
-        activity->cycles += time_vector(&s, machine, activity->cycles, activity, loads, &w);
+        const uint64_t taken = time_vector(&s, machine, activity->cycles, activity, loads, &w);
+        activity->cycles += taken;
+        if (cycles != NULL) cycles[v] = taken;
     }
     if (trace != NULL) trace->count = w.count;
     release(&s);

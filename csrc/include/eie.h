@@ -264,9 +264,9 @@ eie_status eie_image_fill(const uint8_t *matrix, uint64_t rows, uint64_t columns
                           const uint32_t *pointers, uint8_t *codes, uint8_t *runs);
 
 /* Runs `vectors` activation vectors [inputs], one after the other, and sums [vectors][rows][elements] exactly; `sums`,
- * `loads` [elements] and `trace` may be NULL. The image is checked first. */
+ * `cycles` [vectors], `loads` [elements] and `trace` may be NULL. The image is checked first. */
 eie_status eie_machine_run(const eie_machine *machine, const eie_image *image, const int16_t *x, uint64_t vectors, int64_t *sums,
-                           eie_activity *activity, eie_load *loads, eie_trace *trace);
+                           uint64_t *cycles, eie_activity *activity, eie_load *loads, eie_trace *trace);
 /* CDEF END */
 
 #ifdef __cplusplus

@@ -44,10 +44,13 @@ class LayerSpec:
     outputs: tuple[bool, ...] = (True,)
 
 
+@runtime_checkable
 class Backend(Protocol):
     """Compiles layers. Compiled functions may be called from any thread and keep no state between calls."""
 
     name: str
+    formats: tuple[Activations, ...]
+    """Activation formats it computes in; the first where nobody asks for one and the artifact's is none of them."""
 
     def compile(self, spec: LayerSpec) -> Run: ...
 
@@ -57,6 +60,7 @@ class InsideBackend(Protocol):
     """Computes layers inside ONNX Runtime: their nodes stay in the model, as custom operators."""
 
     name: str
+    formats: tuple[Activations, ...]
 
     def verdict(self, spec: LayerSpec) -> Verdict | None:
         """Packed or dense; None where there is no choice."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from .._core import ffi, lib
 from ..errors import FormatError, InputError, UserError
 from ..weight import Weight
-from .base import Activations, Array, LayerSpec, Run, as_float32
+from .base import ACTIVATIONS, Activations, Array, LayerSpec, Run, as_float32
 
 _FORMATS: dict[str, int] = {"f32": lib.EIE_F32, "i16": lib.EIE_I16, "u8": lib.EIE_U8}
 _AUTO_PAD = {"NOTSET": lib.EIE_PAD_EXPLICIT, "SAME_UPPER": lib.EIE_PAD_SAME_UPPER, "SAME_LOWER": lib.EIE_PAD_SAME_LOWER,
@@ -102,6 +102,7 @@ class CpuBackend:
     """
 
     name = "cpu"
+    formats = ACTIVATIONS
 
     def __init__(self, threads: int = 1) -> None:
         self._pool = ffi.NULL

@@ -80,6 +80,7 @@ class OrtBackend:
     ONNX Runtime lays out its weight and fuses it with what is around it; the library alone can't offer that."""
 
     name = "ort"
+    formats = ACTIVATIONS
 
     def __init__(self, threads: int = 1) -> None:
         del threads  # ONNX Runtime's own are used

@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from .. import numerics
 from ..errors import FormatError, InputError
 from ..weight import Weight
-from .base import Activations, Array, LayerSpec, Run, as_float32
+from .base import ACTIVATIONS, Activations, Array, LayerSpec, Run, as_float32
 
 Floats = npt.NDArray[np.float32]
 _MOST = 1 << 25  # weights a row of an exact sum may have
@@ -26,15 +27,24 @@ _MOST_OUTPUTS = 1 << 28  # values a convolution may give: 2 GiB of sums
 
 
 class ReferenceBackend:
-    """Compiles layers to numpy."""
+    """Compiles layers to numpy. What sums the products may be another (backends/hardware.py); all else is computed here."""
 
     name = "reference"
+    formats: tuple[Activations, ...] = ACTIVATIONS
 
     def compile(self, spec: LayerSpec) -> Run:
-        makers: dict[str, Callable[[LayerSpec], Run]] = {
-            "Gemm": _gemm, "Conv": _conv, "ConvTranspose": _conv_transpose, "LSTM": _lstm, "GRU": _gru, "Gather": _gather,
+        makers: dict[str, Callable[[LayerSpec, ReferenceBackend], Run]] = {
+            "Gemm": _gemm, "Conv": Convolution, "ConvTranspose": Convolution, "LSTM": _Lstm, "GRU": _Gru, "Gather": _gather,
         }  # fmt: skip
-        return makers[spec.op](spec)
+        return makers[spec.op](spec, self)
+
+    def matrix(self, spec: LayerSpec, weight: Weight) -> Matrix:
+        """A layer's matrix, or one of several."""
+        return Matrix(weight, spec.activations)
+
+    def taps(self, spec: LayerSpec) -> Taps:
+        """A convolution's kernel."""
+        return Taps(spec)
 
 
 def _numbers(weight: Weight, activations: Activations) -> tuple[npt.NDArray[np.float64], Any]:
@@ -62,29 +72,41 @@ class Matrix:
         values, self.unit = _numbers(weight, activations)
         self.values = values.reshape(int(np.prod(weight.shape[:-1], dtype=np.int64)), weight.shape[-1])
 
-    def rows(self, first: int, last: int) -> Matrix:
-        """Some of the rows, quantized as all of them."""
-        part = object.__new__(Matrix)
-        part.__dict__.update(self.__dict__)
-        part.values = self.values[first:last]
-        return part
+    def sums(self, q: Array) -> Array:
+        """Activations as numbers [m, n] -> [m, rows]: exact in the integer formats."""
+        with np.errstate(all="ignore"):
+            return q.astype(np.float64) @ self.values.T
 
     def __call__(self, x: Floats) -> Floats:
         """float32 [m, n] -> [m, rows]; each row of x is one vector."""
-        if self.activations == "f32":
-            with np.errstate(all="ignore"):
-                return (x.astype(np.float64) @ self.values.T).astype(np.float32)
-        if self.activations == "i16":
-            q, exponent, finite = numerics.quantize_i16(x)
-            sums = (q.astype(np.float64) @ self.values.T).astype(np.int64)
-            y = numerics.scale_i16(sums, (exponent + self.unit)[:, None])
-        else:
-            q8, scale, zero, finite = numerics.quantize_u8(x)
-            sums = (q8.astype(np.float64) @ self.values.T).astype(np.int64)
-            row_sums = self.values.sum(1).astype(np.int64)
-            y = numerics.scale_u8(sums - zero[:, None].astype(np.int64) * row_sums, (scale * self.unit)[:, None])
-        y[~finite] = np.nan
-        return y
+        q, scale, finite = _quantized(x, self.activations)
+        return _finished(self.sums(q), self.activations, scale, self.unit, finite)
+
+
+def _quantized(x: Floats, activations: Activations) -> tuple[npt.NDArray[np.float64], Array, npt.NDArray[np.bool_]]:
+    """Each sample of x as one vector: numbers to sum (0 for an activation of 0, and so for padding), the scale or exponent,
+    whether all is finite."""
+    flat = x.reshape(len(x), int(np.prod(x.shape[1:], dtype=np.int64)))
+    if activations == "u8":
+        q8, scale, zero, finite = numerics.quantize_u8(flat)
+        return (q8.astype(np.float64) - zero[:, None]).reshape(x.shape), scale, finite
+    if activations == "i16":
+        q, exponent, finite = numerics.quantize_i16(flat)
+        return q.reshape(x.shape).astype(np.float64), exponent, finite
+    return x.astype(np.float64), np.zeros(len(x)), np.ones(len(x), np.bool_)
+
+
+def _finished(sums: Array, activations: Activations, scale: Array, unit: Any, finite: npt.NDArray[np.bool_]) -> Floats:
+    """Outputs of sums [m, ...] of weights times activations; scale and finite [m]."""
+    each = (slice(None), *(None,) * (sums.ndim - 1))
+    if activations == "f32":
+        return sums.astype(np.float32)
+    if activations == "i16":
+        y = numerics.scale_i16(sums.astype(np.int64), (scale + unit)[each])
+    else:
+        y = numerics.scale_u8(sums.astype(np.int64), (scale * unit)[each])
+    y[~finite] = np.nan
+    return y
 
 
 def _where(spec: LayerSpec) -> str:
@@ -112,8 +134,8 @@ def _optional(
 # -- Gemm, Gather --------------------------------------------------------------------------------------------------------------
 
 
-def _gemm(spec: LayerSpec) -> Run:
-    matrix, where = Matrix(spec.weights[0], spec.activations), _where(spec)
+def _gemm(spec: LayerSpec, backend: ReferenceBackend) -> Run:
+    matrix, where = backend.matrix(spec, spec.weights[0]), _where(spec)
     out, inner = spec.weights[0].shape
 
     def run(inputs: Sequence[Array | None]) -> list[Array | None]:
@@ -127,7 +149,7 @@ def _gemm(spec: LayerSpec) -> Run:
     return run
 
 
-def _gather(spec: LayerSpec) -> Run:
+def _gather(spec: LayerSpec, backend: ReferenceBackend) -> Run:
     table, where = spec.weights[0], _where(spec)
 
     def run(inputs: Sequence[Array | None]) -> list[Array | None]:
@@ -149,84 +171,36 @@ def _gather(spec: LayerSpec) -> Run:
 # -- convolutions -----------------------------------------------------------------------------------------------------------------
 
 
-class _Geometry:
-    """A convolution's attributes, ONNX's defaults filled in."""
+@dataclass(frozen=True)
+class Place:
+    """What one tap of a kernel does: from which places of the input to which of the output, a slice an axis."""
+
+    tap: tuple[int, ...]
+    to: tuple[slice, ...]
+    of: tuple[slice, ...]
+
+
+class Taps:
+    """A kernel's values as numbers to sum."""
 
     def __init__(self, spec: LayerSpec) -> None:
-        a, self.kernel = spec.attributes, spec.weights[0].shape[2:]
-        n = len(self.kernel)
-        self.group = int(a.get("group", 1))
-        self.strides = a.get("strides") or [1] * n
-        self.dilations = a.get("dilations") or [1] * n
-        self.pads = a.get("pads") or [0] * 2 * n
-        self.auto_pad = a.get("auto_pad", "NOTSET")
-        self.output_padding = a.get("output_padding") or [0] * n
-        self.output_shape = a.get("output_shape") or []
-        self.spans = [d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+        self.group, self.transposed = int(spec.attributes.get("group", 1)), spec.op == "ConvTranspose"
+        self.values, self.unit = _numbers(spec.weights[0], spec.activations)
 
-    def share(self, total: int) -> tuple[int, int]:
-        """Padding before and after."""
-        small, large = total // 2, total - total // 2
-        return (small, large) if self.auto_pad == "SAME_UPPER" else (large, small)
-
-    def padding(self, axis: int) -> tuple[int, int]:
-        if self.auto_pad == "VALID":
-            return 0, 0
-        return self.pads[axis], self.pads[axis + len(self.kernel)]
-
-
-def _quantized(x: Floats, activations: Activations) -> tuple[npt.NDArray[np.float64], Array, npt.NDArray[np.bool_]]:
-    """Each sample [c, ...] of x as one vector: numbers to sum (0 for an activation of 0, and so for padding), the scale or
-    exponent, whether all is finite."""
-    flat = x.reshape(len(x), int(np.prod(x.shape[1:], dtype=np.int64)))
-    if activations == "u8":
-        q8, scale, zero, finite = numerics.quantize_u8(flat)
-        return (q8.astype(np.float64) - zero[:, None]).reshape(x.shape), scale, finite
-    if activations == "i16":
-        q, exponent, finite = numerics.quantize_i16(flat)
-        return q.reshape(x.shape).astype(np.float64), exponent, finite
-    return x.astype(np.float64), np.zeros(len(x)), np.ones(len(x), np.bool_)
-
-
-class _Kernel:
-    """A kernel's values as numbers to sum, and what makes outputs of the sums."""
-
-    def __init__(self, weight: Weight, activations: Activations) -> None:
-        self.activations = activations
-        self.values, self.unit = _numbers(weight, activations)
-
-    def finish(self, sums: npt.NDArray[np.float64], scale: Array, finite: npt.NDArray[np.bool_]) -> Floats:
-        """sums [n, out, ...] of weights times activations, the zero point taken off these."""
-        each = (slice(None), *(None,) * (sums.ndim - 1))
-        if self.activations == "f32":
-            return sums.astype(np.float32)
-        if self.activations == "i16":
-            y = numerics.scale_i16(sums.astype(np.int64), (scale + self.unit)[each])
-        else:
-            y = numerics.scale_u8(sums.astype(np.int64), (scale * self.unit)[each])
-        y[~finite] = np.nan
-        return y
-
-
-def _with_bias(y: Floats, bias: Floats | None) -> Floats:
-    return y if bias is None else y + bias.reshape(1, -1, *(1,) * (y.ndim - 2))
-
-
-def _checked(inputs: Sequence[Array | None], spec: LayerSpec, channels: int) -> Floats:
-    x, rank = _first(inputs, _where(spec)), len(spec.weights[0].shape)
-    if x.ndim != rank or x.shape[1] != channels or 0 in x.shape[2:]:
-        raise InputError(
-            f"X has the shape {list(x.shape)}; it should have {rank} dimensions and {channels} channels",
-            where=_where(spec),
-        )
-    return x
-
-
-def _sums(shape: tuple[int, ...], where: str) -> npt.NDArray[np.float64]:
-    if math.prod(shape) > _MOST_OUTPUTS:
-        raise InputError(f"the output would have the shape {list(shape)}, more values than backend reference holds",
-                         where=where, hint="Run it on cpu, or look at the layer's strides and pads")  # fmt: skip
-    return np.zeros(shape)
+    def sums(self, q: Array, sizes: Sequence[int], places: Sequence[Place], out: int) -> Array:
+        """Activations as numbers [n, in, ...] -> [n, out, *sizes]: exact in the integer formats."""
+        sums = np.zeros((len(q), out, *sizes))
+        inner, own = q.shape[1] // self.group, out // self.group
+        for place in places:
+            for k in range(self.group):
+                rows, channels = slice(k * own, (k + 1) * own), slice(k * inner, (k + 1) * inner)
+                first = channels if self.transposed else rows
+                here: tuple[Any, ...] = (first, slice(None), *place.tap)
+                with np.errstate(all="ignore"):
+                    sums[(slice(None), rows, *place.to)] += np.einsum(
+                        "co,nc...->no..." if self.transposed else "oc,nc...->no...",
+                        self.values[here], q[(slice(None), channels, *place.of)])  # fmt: skip
+        return sums
 
 
 def _reached(size: int, stride: int, shift: int, other: int) -> tuple[slice, slice]:
@@ -237,80 +211,79 @@ def _reached(size: int, stride: int, shift: int, other: int) -> tuple[slice, sli
     return slice(first, max(first, last + 1)), slice(begin, max(begin, last * stride + shift + 1), stride)
 
 
-def _conv(spec: LayerSpec) -> Run:
-    g, kernel = _Geometry(spec), _Kernel(spec.weights[0], spec.activations)
-    out, inner = spec.weights[0].shape[:2]
+class Convolution:
+    """Conv and ConvTranspose, ONNX's defaults filled in."""
 
-    def run(inputs: Sequence[Array | None]) -> list[Array | None]:
-        x = _checked(inputs, spec, inner * g.group)
-        bias = _optional(inputs, 1, "the bias", (out,), _where(spec))
-        begins, sizes = [], []
-        for axis, n in enumerate(x.shape[2:]):
-            pad = g.padding(axis)
-            if g.auto_pad.startswith("SAME"):
-                pad = g.share(max(0, (-(-n // g.strides[axis]) - 1) * g.strides[axis] + g.spans[axis] - n))
-            room = n + sum(pad) - g.spans[axis]
-            if room < 0:
-                raise InputError(
-                    f"can't take X of shape {list(x.shape)}: the kernel is larger than the padded input",
-                    where=_where(spec),
-                )
-            begins.append(pad[0])
-            sizes.append(room // g.strides[axis] + 1)
-        sums = _sums((len(x), out, *sizes), _where(spec))
-        q, scale, finite = _quantized(x, spec.activations)
-        for tap in itertools.product(*map(range, g.kernel)):
-            places = [_reached(size, s, t * d - begin, n)
-                      for size, s, t, d, begin, n in zip(sizes, g.strides, tap, g.dilations, begins, x.shape[2:],
-                                                         strict=True)]  # fmt: skip
-            to, of = (tuple(part) for part in zip(*places, strict=True))
-            for group in range(g.group):
-                rows = slice(group * (out // g.group), (group + 1) * (out // g.group))
-                here: tuple[Any, ...] = (rows, slice(None), *tap)
-                part = q[(slice(None), slice(group * inner, (group + 1) * inner), *of)]
-                sums[(slice(None), rows, *to)] += np.einsum("oc,nc...->no...", kernel.values[here], part)
-        return [_with_bias(kernel.finish(sums, scale, finite), bias)]
+    def __init__(self, spec: LayerSpec, backend: ReferenceBackend) -> None:
+        a, shape = spec.attributes, spec.weights[0].shape
+        self.spec, self.kernel, self.transposed = spec, shape[2:], spec.op == "ConvTranspose"
+        n = len(self.kernel)
+        group = int(a.get("group", 1))
+        self.channels, self.out = (shape[0], shape[1] * group) if self.transposed else (shape[1] * group, shape[0])
+        self.strides = a.get("strides") or [1] * n
+        self.dilations = a.get("dilations") or [1] * n
+        self.pads = a.get("pads") or [0] * 2 * n
+        self.auto_pad = a.get("auto_pad", "NOTSET")
+        self.output_padding = a.get("output_padding") or [0] * n
+        self.output_shape = a.get("output_shape") or []
+        self.taps = backend.taps(spec)
 
-    return run
+    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
+        x, where = _first(inputs, _where(self.spec)), _where(self.spec)
+        rank = len(self.kernel) + 2
+        if x.ndim != rank or x.shape[1] != self.channels or 0 in x.shape[2:]:
+            raise InputError(
+                f"X has the shape {list(x.shape)}; it should have {rank} dimensions and {self.channels} channels",
+                where=where,
+            )
+        bias = _optional(inputs, 1, "the bias", (self.out,), where)
+        axes = [self._axis(axis, n, list(x.shape)) for axis, n in enumerate(x.shape[2:])]
+        sizes = [size for size, _ in axes]
+        if math.prod((len(x), self.out, *sizes)) > _MOST_OUTPUTS:
+            raise InputError(f"the output would have the shape {[len(x), self.out, *sizes]}, more values than backend "
+                             "reference holds", where=where, hint="Run it on cpu, or look at the layer's strides and pads")  # fmt: skip
+        q, scale, finite = _quantized(x, self.spec.activations)
+        sums = self.taps.sums(q, sizes, list(self._places(x.shape[2:], axes)), self.out)
+        y = _finished(sums, self.spec.activations, scale, self.taps.unit, finite)
+        return [y if bias is None else y + bias.reshape(1, -1, *(1,) * len(sizes))]
 
-
-def _conv_transpose(spec: LayerSpec) -> Run:
-    g, kernel = _Geometry(spec), _Kernel(spec.weights[0], spec.activations)
-    inner, out = spec.weights[0].shape[0], spec.weights[0].shape[1] * g.group
-
-    def run(inputs: Sequence[Array | None]) -> list[Array | None]:
-        x = _checked(inputs, spec, inner)
-        bias = _optional(inputs, 1, "the bias", (out,), _where(spec))
-        begins, sizes = [], []
-        for axis, n in enumerate(x.shape[2:]):
-            reach = (n - 1) * g.strides[axis] + g.spans[axis] + g.output_padding[axis]
-            begin, end = g.padding(axis)
+    def _axis(self, axis: int, n: int, shape: list[int]) -> tuple[int, int]:
+        """The output's size along an axis of n places, and the padding before."""
+        stride, span = self.strides[axis], self.dilations[axis] * (self.kernel[axis] - 1) + 1
+        begin, end = (0, 0) if self.auto_pad == "VALID" else (self.pads[axis], self.pads[axis + len(self.kernel)])
+        same = self.auto_pad.startswith("SAME")
+        if self.transposed:
+            reach = (n - 1) * stride + span + self.output_padding[axis]
             size = reach - begin - end
-            if g.output_shape or g.auto_pad.startswith("SAME"):
-                size = g.output_shape[axis] if g.output_shape else min(reach, n * g.strides[axis])
-                begin, _ = g.share(max(0, reach - size))
+            if self.output_shape or same:
+                size = self.output_shape[axis] if self.output_shape else min(reach, n * stride)
+                begin, _ = self._share(max(0, reach - size))
             if size < 1:
-                raise InputError(
-                    f"can't take X of shape {list(x.shape)}: the output would be empty", where=_where(spec)
-                )
-            begins.append(begin)
-            sizes.append(size)
-        sums = _sums((len(x), out, *sizes), _where(spec))
-        q, scale, finite = _quantized(x, spec.activations)
-        for tap in itertools.product(*map(range, g.kernel)):
-            places = [_reached(n, s, t * d - begin, size)
-                      for n, s, t, d, begin, size in zip(x.shape[2:], g.strides, tap, g.dilations, begins, sizes,
-                                                         strict=True)]  # fmt: skip
-            of, to = (tuple(part) for part in zip(*places, strict=True))
-            for group in range(g.group):
-                rows = slice(group * (out // g.group), (group + 1) * (out // g.group))
-                channels = slice(group * (inner // g.group), (group + 1) * (inner // g.group))
-                here: tuple[Any, ...] = (channels, slice(None), *tap)
-                part = q[(slice(None), channels, *of)]
-                sums[(slice(None), rows, *to)] += np.einsum("co,nc...->no...", kernel.values[here], part)
-        return [_with_bias(kernel.finish(sums, scale, finite), bias)]
+                raise InputError(f"can't take X of shape {shape}: the output would be empty", where=_where(self.spec))
+            return size, begin
+        if same:
+            begin, end = self._share(max(0, (-(-n // stride) - 1) * stride + span - n))
+        if n + begin + end < span:
+            raise InputError(f"can't take X of shape {shape}: the kernel is larger than the padded input",
+                             where=_where(self.spec))  # fmt: skip
+        return (n + begin + end - span) // stride + 1, begin
 
-    return run
+    def _share(self, total: int) -> tuple[int, int]:
+        """Padding before and after."""
+        small, large = total // 2, total - total // 2
+        return (small, large) if self.auto_pad == "SAME_UPPER" else (large, small)
+
+    def _places(self, shape: Sequence[int], axes: Sequence[tuple[int, int]]) -> Iterator[Place]:
+        for tap in itertools.product(*map(range, self.kernel)):
+            found = []
+            for t, stride, dilation, n, (size, begin) in zip(
+                tap, self.strides, self.dilations, shape, axes, strict=True
+            ):
+                shift = t * dilation - begin
+                found.append(
+                    _reached(n, stride, shift, size)[::-1] if self.transposed else _reached(size, stride, shift, n)
+                )
+            yield Place(tap, tuple(to for to, _ in found), tuple(of for _, of in found))
 
 
 # -- LSTM, GRU ------------------------------------------------------------------------------------------------------------------------
@@ -320,8 +293,10 @@ class _Recurrent(ABC):
     """What LSTM and GRU share: directions, layouts, sequence lengths. ``step`` is the cell."""
 
     gates: int
+    apart: tuple[int, ...] = ()
+    """Gates whose part of R begins a matrix of its own."""
 
-    def __init__(self, spec: LayerSpec) -> None:
+    def __init__(self, spec: LayerSpec, backend: ReferenceBackend) -> None:
         a = spec.attributes
         self.spec, self.where = spec, _where(spec)
         w, r = spec.weights
@@ -330,9 +305,12 @@ class _Recurrent(ABC):
         if self.directions == 2:
             self.reverse = [False, True]
         self.layout, self.clip = int(a.get("layout", 0)), np.float32(a.get("clip", 0.0))
-        rows = self.gates * self.hidden
-        whole = [Matrix(part, spec.activations) for part in (w, r)]
-        self.matrices = [tuple(m.rows(d * rows, (d + 1) * rows) for m in whole) for d in range(self.directions)]
+        n = self.hidden
+        self.matrices = [  # of each direction: W, and R in the parts that are multiplied apart
+            [backend.matrix(spec, Weight(part, weight.codebook)) for weight, parts in (
+                (w, [w.codes[d]]), (r, np.split(r.codes[d], [k * n for k in self.apart]))) for part in parts]
+            for d in range(self.directions)
+        ]  # fmt: skip
 
     def clipped(self, g: Floats) -> Floats:
         return np.clip(g, -self.clip, self.clip) if self.clip > 0 else g
@@ -418,26 +396,18 @@ class _Lstm(_Recurrent):
 
 class _Gru(_Recurrent):
     gates = 3
+    apart = (2,)
 
     def step(
         self, d: int, x: Floats, h: Floats, c: Floats, bias: Floats, peephole: Floats | None
     ) -> tuple[Floats, Floats]:
-        n, (w, r) = self.hidden, self.matrices[d]
+        n, (w, r, candidate) = self.hidden, self.matrices[d]
         wx, wb, rb = w(x), bias[: 3 * n], bias[3 * n :]
-        g = (wx[:, : 2 * n] + r.rows(0, 2 * n)(h)) + (wb[: 2 * n] + rb[: 2 * n])
+        g = (wx[:, : 2 * n] + r(h)) + (wb[: 2 * n] + rb[: 2 * n])
         gates = numerics.sigmoid(self.clipped(g))
         z, reset = gates[:, :n], gates[:, n:]
-        candidate = r.rows(2 * n, 3 * n)
         if self.spec.attributes.get("linear_before_reset", 0):
             gh = (wx[:, 2 * n :] + reset * (candidate(h) + rb[2 * n :])) + wb[2 * n :]
         else:
             gh = (wx[:, 2 * n :] + candidate(reset * h)) + (wb[2 * n :] + rb[2 * n :])
         return (np.float32(1) - z) * numerics.tanh(self.clipped(gh)) + z * h, c
-
-
-def _lstm(spec: LayerSpec) -> Run:
-    return _Lstm(spec)
-
-
-def _gru(spec: LayerSpec) -> Run:
-    return _Gru(spec)

@@ -15,23 +15,35 @@ class Entry:
     """Where a backend lives.
 
     Attributes:
+        name: of it.
         target: ``module:class`` within this package, imported when first asked for.
         threaded: whether the class takes the number of threads.
         about: one line for listings.
     """
 
+    name: str
     target: str
     threaded: bool
     about: str
 
 
-BACKENDS: dict[str, Entry] = {
-    "cpu": Entry("cpu:CpuBackend", True, "the C kernels, from the packed form or dense where that is faster"),
-    "reference": Entry("reference:ReferenceBackend", False, "numpy, slow and plain: the specification"),
-    "ort": Entry(
-        "ort:OrtBackend", True, "the C kernels as custom ops inside ONNX Runtime, or its own where dense is faster"
+_ENTRIES = (
+    Entry("cpu", "cpu:CpuBackend", True, "the C kernels, from the packed form or dense where that is faster"),
+    Entry("reference", "reference:ReferenceBackend", False, "numpy, slow and plain: the specification"),
+    Entry(
+        "hardware",
+        "hardware:HardwareBackend",
+        False,
+        "the accelerator's cycle model, in i16: the same bits, and the cycles",
     ),
-}
+    Entry(
+        "ort",
+        "ort:OrtBackend",
+        True,
+        "the C kernels as custom ops inside ONNX Runtime, or its own where dense is faster",
+    ),
+)
+BACKENDS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 
 
 def find(name: str) -> Entry:
