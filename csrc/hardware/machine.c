@@ -147,7 +147,7 @@ static void note(window *w, uint64_t cycle, uint64_t length, uint32_t element, u
 }
 
 /* When everything happens; gives the cycle after the last. `base` is the cycle the vector begins at, for events. */
-static uint64_t time_vector(schedule *s, const eie_machine *m, uint64_t base, eie_activity *a, eie_load *loads, window *w) {
+static uint64_t time_vector(schedule *s, const eie_machine *m, uint64_t rows, uint64_t base, eie_activity *a, eie_load *loads, window *w) {
     uint64_t written = 0, ready = FIRST_ROW, sent = 0, last = 0, rows_seen = 0;
     for (uint32_t e = 0; e < m->elements; e++) {
         s->free[e] = 0;
@@ -198,8 +198,12 @@ static uint64_t time_vector(schedule *s, const eie_machine *m, uint64_t base, ei
         s->newest[t % m->depth] = newest;
     }
     for (uint32_t e = 0; e < m->elements; e++) last = s->free[e] > last ? s->free[e] : last;
-    const uint64_t done = (written > 0 ? written - 1 : FIRST_ROW) + PIPELINE;
-    const uint64_t end = done > last ? done : last;
+    /* the rows behind the last that was broadcast are looked at, too */
+    const uint64_t seen = s->count > 0 ? sent + (s->columns[s->count - 1].last ? 0 : 1) + (rows - s->columns[s->count - 1].row - 1)
+                                       : FIRST_ROW + rows;
+    a->scan_cycles += s->count > 0 ? seen - sent : rows;
+    uint64_t end = seen > last ? seen : last;
+    if (written > 0 && written - 1 + PIPELINE > end) end = written - 1 + PIPELINE;
     for (uint32_t e = 0; e < m->elements; e++) {
         a->idle_cycles += end - s->free[e];
         if (loads != NULL) loads[e].idle += end - s->free[e];
@@ -219,6 +223,7 @@ eie_status eie_machine_run(const eie_machine *machine, const eie_image *image, c
         release(&s);
         return EIE_E_MEMORY;
     }
+    const uint64_t rows = (image->inputs + machine->elements - 1) / machine->elements + (image->columns > image->inputs);
     const uint64_t outputs = image->rows * machine->elements;
     window w = {0};
     if (trace != NULL) w = (window){trace->events, trace->capacity, 0, trace->from, trace->to};
@@ -226,7 +231,7 @@ eie_status eie_machine_run(const eie_machine *machine, const eie_image *image, c
     for (uint64_t v = 0; v < vectors; v++) {
         scan(&s, machine, image, x + v * image->inputs);
         compute(&s, machine, image, x + v * image->inputs, sums == NULL ? NULL : sums + v * outputs, activity, loads);
-        const uint64_t taken = time_vector(&s, machine, activity->cycles, activity, loads, &w);
+        const uint64_t taken = time_vector(&s, machine, rows, activity->cycles, activity, loads, &w);
         activity->cycles += taken;
         if (cycles != NULL) cycles[v] = taken;
     }
