@@ -24,7 +24,10 @@ from eie.compiler import optimize
 from eie.compiler.analysis.samples import made_up
 from eie.compiler.errors import ModelError
 from eie.compiler.ir.reader import read
-from eie.runtime import Session
+from eie.runtime import Session, custom_op_library
+
+
+WAYS = ("cpu", "ort", "library")  # two backends of Session, and plain ONNX Runtime with the custom-op library
 
 
 def feeds_for(path: Path, session: onnxruntime.InferenceSession) -> dict[str, Any]:
@@ -52,7 +55,15 @@ def measure(path: Path, runs: int, folder: Path) -> dict[str, Any]:
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     original = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     feeds = feeds_for(path, original)
-    sessions: dict[str, Any] = {"original": original, "cpu": Session(artifact, "cpu"), "ort": Session(artifact, "ort")}
+    extended = onnxruntime.SessionOptions()
+    extended.intra_op_num_threads, extended.log_severity_level = 1, 3
+    extended.register_custom_ops_library(custom_op_library())
+    sessions: dict[str, Any] = {
+        "original": original,
+        "cpu": Session(artifact, "cpu"),
+        "ort": Session(artifact, "ort"),
+        "library": onnxruntime.InferenceSession(str(artifact), extended, providers=["CPUExecutionProvider"]),
+    }
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for i in range(runs + 3):
         for name, session in sessions.items():
@@ -91,10 +102,8 @@ def main() -> None:
         "smaller",
         "outputs",
         "original us",
-        "cpu us",
-        "ort us",
-        "cpu/original",
-        "ort/original",
+        *(f"{name} us" for name in WAYS),
+        *(f"{name}/original" for name in WAYS),
     ):
         table.add_column(title, justify="left" if title == "model" else "right")
     for row in rows:
@@ -105,8 +114,8 @@ def main() -> None:
             f"{row['output_bytes']:,}",
             f"{row['ratio']:.1f}x",
             f"{row['sqnr_db']:.0f} dB" if row["sqnr_db"] is not None else "equal",
-            *(f"{us[k][0]:,.0f} ({us[k][1]:,.0f}-{us[k][2]:,.0f})" for k in ("original", "cpu", "ort")),
-            *(f"{us[k][0] / us['original'][0]:.2f}" for k in ("cpu", "ort")),
+            *(f"{us[k][0]:,.0f} ({us[k][1]:,.0f}-{us[k][2]:,.0f})" for k in ("original", *WAYS)),
+            *(f"{us[k][0] / us['original'][0]:.2f}" for k in WAYS),
         )
     Console(width=None if sys.stdout.isatty() else 170).print(table)
 

@@ -64,13 +64,18 @@ def load_npz(path: str | Path) -> dict[str, Array]:
     hint = "It is written by numpy.savez(path, input_name=array, label=labels)."
     try:
         with open(path, "rb") as stream:
+            begin = stream.read(6)
+            stream.seek(0)
+            if not begin.startswith((b"PK", b"\x93NUMPY")):
+                raise UserError("is no .npz", where=str(path), hint=hint)
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise UserError("one bare array, but arrays are found by name", where=str(path), hint=hint)
             with archive:
                 return {name: archive[name] for name in archive.files}
     except _UNREADABLE as error:
-        raise UserError(f"can't read the arrays: {error}", where=str(path), hint=hint) from error
+        what = "they hold Python objects" if "pickle" in str(error) else error
+        raise UserError(f"can't read the arrays: {what}", where=str(path), hint=hint) from error
 
 
 # what numpy and zipfile raise for headers they can't read, sizes that can't be, encryption, and unknown compression

@@ -18,8 +18,10 @@ def main(path: str) -> None:
     options = onnxruntime.SessionOptions()
     options.register_custom_ops_library(custom_op_library())
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    types = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(double)": "f8", "tensor(bool)": "?",
+             "tensor(uint8)": "u1", "tensor(int8)": "i1", "tensor(int32)": "i4", "tensor(int64)": "i8"}  # fmt: skip
     feeds = {
-        i.name: np.ones([d if isinstance(d, int) else 1 for d in i.shape], np.float32) for i in session.get_inputs()
+        i.name: np.ones([d if isinstance(d, int) else 1 for d in i.shape], types[i.type]) for i in session.get_inputs()
     }
     for info, value in zip(session.get_outputs(), session.run(None, feeds), strict=True):
         print(info.name, value.shape, value.reshape(-1)[:5])

@@ -187,8 +187,7 @@ def _check_options(threads: int, activations: str | None) -> None:
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
         raise UserError(f"must be a number from 1 to 1024, not {threads!r}", where="threads")
     if activations is not None and activations not in ACTIVATIONS:
-        raise UserError(f"must be one of {', '.join(ACTIVATIONS)}, not {activations!r}", where="activations",
-                        hint=nearest(activations, ACTIVATIONS))  # fmt: skip
+        raise UserError(f"must be one of {', '.join(ACTIVATIONS)}, not {activations!r}", where="activations")
 
 
 def _format(engine: Backend | InsideBackend, asked: Activations | None, own: set[Activations]) -> Activations | None:

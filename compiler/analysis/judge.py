@@ -69,6 +69,9 @@ class Judge:
             self.feeds, self.expected = _first_that_runs(runner, made_up(original, samples, seed, shapes))
         else:
             where = "data" if isinstance(data, Mapping) else str(data)
+            if not isinstance(data, Mapping | str | Path):
+                raise UserError(f"is a {type(data).__name__} instead of arrays by name, or the path of an .npz", where="data",
+                                hint='For example: data={"input name": array, "label": labels}.')  # fmt: skip
             arrays = data if isinstance(data, Mapping) else load_npz(data)
             inputs = describe(inputs_of(original))
             singles, self.labels = split(arrays, inputs, where=where)
@@ -144,6 +147,10 @@ def top1(outputs: Iterable[Array], labels: Array) -> float:
                 where="label",
                 hint="Leave label out of the data to compare outputs instead.",
             )
+        classes = scores.shape[axes[0]]
+        if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+            raise UserError(f"the labels go from {labels.min()} to {labels.max()}, and the model tells {classes} classes apart",
+                            where="label", hint=f"They are indices, 0 to {classes - 1}.")  # fmt: skip
         found.append(scores.argmax(axes[0]).reshape(-1))
     picked = np.concatenate(found) if found else np.zeros(0, np.int64)
     if picked.size != labels.size:

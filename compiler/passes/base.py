@@ -134,7 +134,7 @@ def check_order(passes: Sequence[Pass], *, where: str = "passes") -> None:
     for step in passes:
         for fact in sorted(step.requires - facts):
             makers = [name for name in REGISTRY if fact in find_pass(name).ensures]
-            raise UserError(f"{step.name} comes too early: it takes weights that are {fact}", where=where,
+            raise UserError(f"{step.name} needs weights that are {fact}, and no pass before it makes them so", where=where,
                             hint=f"Put {' or '.join(makers)} before it.")  # fmt: skip
         facts |= step.ensures
 

@@ -186,7 +186,12 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
         yield f"inputs     {len(result.closed_inputs)} that had a default value are constants now and can't be fed: {some}"
     if result.verify.sqnr_db < _FAR_DB:
         yield Text(
-            "warning    the outputs are far from the original's: this takes retraining, or a milder recipe",
+            "warning    the outputs are far from the original's: this takes "
+            + (
+                "retraining, or a milder recipe"
+                if result.recipe.activations == "f32"
+                else "f32 activations, or a milder recipe"
+            ),
             style="yellow",
         )
     if result.missed:

@@ -27,6 +27,13 @@ static const eie_rates RATES[] = {
 /* How much faster a dense matrix that stays in the second-level cache is: its time is that of reading it. */
 static const double IN_CACHE = 3;
 
+/* How many times faster packed entries are read from the second-level cache than from behind it: five bytes each. */
+static const double BEHIND = 1.8;
+
+/* Dense is preferred to a packed matrix that would win by less at batch 1: in batches the dense one uses each weight many times,
+ * and how large batches are is not known when a layer is loaded. */
+static const double WORTH = 2;
+
 /* Reading an input and writing an output of a convolution, nanoseconds. */
 static const double PACKED_TOUCH = 0.4, DENSE_TOUCH = 0.3;
 
@@ -44,15 +51,17 @@ static double padding(double density, double block) {
     return (mean + 1.77 * sqrt(mean * (1 - density))) / mean;
 }
 
-static void decide(double kept, double sparse, double dense, const eie_kernel *kernel, eie_format format, eie_verdict *v) {
+static void decide(double kept, double sparse, double dense, double worth, const eie_kernel *kernel, eie_format format, eie_verdict *v) {
     static const char *names[] = {"f32", "i16", "u8"};
-    v->dense = format == EIE_F32 && dense < sparse;
+    v->dense = format == EIE_F32 && dense < sparse * worth;
     v->packed_ns = sparse;
     v->dense_ns = dense;
     v->speedup = format != EIE_F32 || sparse <= 0 ? 0 : (float)(v->dense ? sparse / dense : dense / sparse);
     snprintf(v->kernel, sizeof v->kernel, "%s", v->dense ? "dense" : kernel->name);
     if (format != EIE_F32) {
         snprintf(v->why, sizeof v->why, "%s is computed from the packed form", names[format]);
+    } else if (v->dense && sparse < dense) {
+        snprintf(v->why, sizeof v->why, "%.0f %% kept: packed would be only %.1f times faster, and slower in batches", 100 * kept, dense / sparse);
     } else if (v->dense) {
         snprintf(v->why, sizeof v->why, "%.0f %% kept: dense is expected to be %.1f times faster", 100 * kept, sparse / dense);
     } else {
@@ -66,7 +75,8 @@ void eie_gemm_choose(uint64_t out, uint64_t in, uint64_t nonzeros, uint32_t code
     const eie_rates *r = rates_of(k->isa);
     const double all = (double)out * (double)in, kept = all > 0 ? (double)nonzeros / all : 0;
     const double in_cache = all * sizeof(float) < 1 << 20 ? IN_CACHE : 1;
-    decide(kept, (double)nonzeros * padding(kept, (double)k->block) / r->packed_gemm, all / (r->dense_gemm * in_cache), k, format, verdict);
+    const double entries = (double)nonzeros * padding(kept, (double)k->block), behind = entries * 5 < 1 << 20 ? 1 : BEHIND;
+    decide(kept, entries * behind / r->packed_gemm, all / (r->dense_gemm * in_cache), WORTH, k, format, verdict);
 }
 
 void eie_conv_choose(const eie_weight *weight, const eie_conv_params *params, uint64_t nonzeros, eie_format format, eie_verdict *verdict) {
@@ -82,5 +92,5 @@ void eie_conv_choose(const eie_weight *weight, const eie_conv_params *params, ui
         touched = (double)(weight->dims[1] * params->group) * touched + (double)weight->dims[0];
     }
     decide(all > 0 ? (double)nonzeros / all : 0, (double)nonzeros / r->packed_conv + touched * PACKED_TOUCH,
-           all / r->dense_conv + touched * DENSE_TOUCH, k, format, verdict);
+           all / r->dense_conv + touched * DENSE_TOUCH, 1, k, format, verdict);
 }
