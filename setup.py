@@ -19,7 +19,9 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent.resolve()
 os.chdir(ROOT)
 CORE = sorted(
-    p.as_posix() for folder in ("codec", "kernels", "ops", "cluster", "hardware") for p in Path("csrc", folder).glob("*.c")
+    p.as_posix()
+    for folder in ("codec", "kernels", "ops", "cluster", "hardware")
+    for p in Path("csrc", folder).glob("*.c")
 )
 HEADERS = sorted(p.as_posix() for pattern in ("*.h", "*.inc") for p in Path("csrc").rglob(pattern))
 ORT = sorted(p.as_posix() for p in Path("csrc", "ort").glob("*.c"))

@@ -237,10 +237,10 @@ class Executor:
             why = "" if verdict is None else NO_OPERATOR if verdict.dense else verdict.why
         if isinstance(self._backend, InsideBackend):
             return self._stay(op, layer, spec, why)
-        op.run, op.weights = self._backend.compile(spec), tuple(w.shape for w in spec.weights)
-        kernel = str(getattr(op.run, "kernel", self._backend.name))
-        why = why or str(getattr(op.run, "why", "")) or f"backend {self._backend.name} runs every layer this way"
-        self.layers.append(LayerReport(spec.name, spec.op, kernel, why, int(getattr(op.run, "bytes", 0))))
+        made = self._backend.compile(spec)
+        op.run, op.weights = made.run, tuple(w.shape for w in spec.weights)
+        why = why or made.why or f"backend {self._backend.name} runs every layer this way"
+        self.layers.append(LayerReport(spec.name, spec.op, made.kernel, why, made.bytes))
         return [op]
 
     def _stay(self, op: Op, layer: EieNode, spec: LayerSpec, why: str) -> list[Op]:

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper, parser
 
 from eie.runtime import format as container
 from eie.runtime.artifact import eie_nodes
-from eie.runtime.backends.base import LayerSpec, Run
+from eie.runtime.backends.base import ACTIVATIONS, Compiled, LayerSpec
 from eie.runtime.executor import Executor
 from eie.runtime.modelfile import bodies_of, load_model
 from eie.runtime.operators import DOMAIN
@@ -116,11 +116,12 @@ class OneByOne:
     """A backend that hands each layer to ONNX Runtime by itself, dense: an oracle for everything around the layers."""
 
     name = "one by one"
+    formats = ACTIVATIONS
 
     def __init__(self) -> None:
         self.specs: list[LayerSpec] = []
 
-    def compile(self, spec: LayerSpec) -> Run:
+    def compile(self, spec: LayerSpec) -> Compiled:
         self.specs.append(spec)
         slots = {"LSTM": (1, 2), "GRU": (1, 2), "Gather": (0,)}.get(spec.op, (1,))
         weights = [w.dense() for w in spec.weights]
@@ -155,7 +156,7 @@ class OneByOne:
             results = iter(ort(model).run(None, {n: v for n, v in zip(names, given, strict=True) if n}))
             return [next(results) if wanted else None for wanted in spec.outputs]
 
-        return run
+        return Compiled(run, self.name)
 
 
 class AllDense(OneByOne):

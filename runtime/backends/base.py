@@ -44,6 +44,26 @@ class LayerSpec:
     outputs: tuple[bool, ...] = (True,)
 
 
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A layer made ready; calling it runs it.
+
+    Attributes:
+        run: computes the layer.
+        kernel: what that is called in reports.
+        why: one sentence; "" where every layer runs this way.
+        bytes: of the weight in memory; 0 where that is not known.
+    """
+
+    run: Run
+    kernel: str
+    why: str = ""
+    bytes: int = 0
+
+    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
+        return self.run(inputs)
+
+
 @runtime_checkable
 class Backend(Protocol):
     """Compiles layers. Compiled functions may be called from any thread and keep no state between calls."""
@@ -52,7 +72,7 @@ class Backend(Protocol):
     formats: tuple[Activations, ...]
     """Activation formats it computes in; the first where nobody asks for one and the artifact's is none of them."""
 
-    def compile(self, spec: LayerSpec) -> Run: ...
+    def compile(self, spec: LayerSpec) -> Compiled: ...
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from .._core import ffi, lib
 from ..errors import FormatError, InputError, UserError
 from ..weight import Weight
-from .base import ACTIVATIONS, Activations, Array, LayerSpec, Run, as_float32
+from .base import ACTIVATIONS, Activations, Array, Compiled, LayerSpec, as_float32
 
 _FORMATS: dict[str, int] = {"f32": lib.EIE_F32, "i16": lib.EIE_I16, "u8": lib.EIE_U8}
 _AUTO_PAD = {"NOTSET": lib.EIE_PAD_EXPLICIT, "SAME_UPPER": lib.EIE_PAD_SAME_UPPER, "SAME_LOWER": lib.EIE_PAD_SAME_LOWER,
@@ -115,16 +115,17 @@ class CpuBackend:
                 )
             self._pool = ffi.gc(made[0], lib.eie_pool_free)
 
-    def compile(self, spec: LayerSpec) -> Run:
-        """A function that runs the layer; its ``kernel`` and ``bytes`` say how.
+    def compile(self, spec: LayerSpec) -> Compiled:
+        """Pack a layer.
 
         Raises:
             FormatError: the weight and the attributes do not fit each other.
         """
-        makers: dict[str, Callable[[LayerSpec, Any], Run]] = {
+        makers: dict[str, Callable[[LayerSpec, Any], _Layer]] = {
             "Gemm": _Gemm, "Conv": _Conv, "ConvTranspose": _Conv, "LSTM": _Recurrent, "GRU": _Recurrent, "Gather": _Gather,
         }  # fmt: skip
-        return makers[spec.op](spec, self._pool)
+        layer = makers[spec.op](spec, self._pool)
+        return Compiled(layer, layer.kernel, bytes=layer.bytes)
 
     def verdict(self, spec: LayerSpec) -> Verdict | None:
         """Sparse or dense for a layer; None where there is no choice."""

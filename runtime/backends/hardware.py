@@ -17,7 +17,7 @@ from ..hardware.execute import Cost, execute
 from ..hardware.lower import as_matrix, lower_matrix, widened
 from ..hardware.program import LayerProgram
 from ..weight import Weight
-from .base import Array, LayerSpec, Run
+from .base import Array, Compiled, LayerSpec
 from .reference import Matrix, Place, ReferenceBackend, Taps
 
 _AT_ONCE = 1 << 24  # activations gathered for one call of the model
@@ -46,18 +46,18 @@ class HardwareBackend(ReferenceBackend):
         self.machines: dict[str, Config] = {}
         self._lock = threading.Lock()
 
-    def compile(self, spec: LayerSpec) -> Run:
+    def compile(self, spec: LayerSpec) -> Compiled:
         before = len(self.programs)
-        run = super().compile(spec)
+        run = super().compile(spec).run
         if len(self.programs) == before:
-            return _Explained(run, "host", "no sums of products: numpy reads the table")
+            return Compiled(run, "host", "no sums of products: numpy reads the table")
         mine, machine = self.programs[before:], self.machines[spec.name]
         tiles = sum(len(p.images) for p in mine)
         where = (
             "its weights stay in SRAM" if all(p.resident for p in mine) else f"{tiles} tiles are loaded for each vector"
         )
         wide = "" if machine.code_bits == self.config.code_bits else f"; codes widened to {machine.code_bits} bits"
-        return _Explained(run, machine.name, f"{sum(p.entries for p in mine):,} entries: {where}{wide}")
+        return Compiled(run, machine.name, f"{sum(p.entries for p in mine):,} entries: {where}{wide}")
 
     def clear(self) -> None:
         """Forget what runs took so far."""
@@ -84,16 +84,6 @@ class HardwareBackend(ReferenceBackend):
         with self._lock:
             self.costs[name] = self.costs[name] + cost if name in self.costs else cost
         return found
-
-
-class _Explained:
-    """A layer's function, with what runs it and why."""
-
-    def __init__(self, run: Run, kernel: str, why: str) -> None:
-        self._run, self.kernel, self.why = run, kernel, why
-
-    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
-        return self._run(inputs)
 
 
 def _check_format(spec: LayerSpec) -> None:

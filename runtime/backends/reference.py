@@ -19,7 +19,7 @@ import numpy.typing as npt
 from .. import numerics
 from ..errors import FormatError, InputError
 from ..weight import Weight
-from .base import ACTIVATIONS, Activations, Array, LayerSpec, Run, as_float32
+from .base import ACTIVATIONS, Activations, Array, Compiled, LayerSpec, Run, as_float32
 
 Floats = npt.NDArray[np.float32]
 _MOST = 1 << 25  # weights a row of an exact sum may have
@@ -32,11 +32,11 @@ class ReferenceBackend:
     name = "reference"
     formats: tuple[Activations, ...] = ACTIVATIONS
 
-    def compile(self, spec: LayerSpec) -> Run:
+    def compile(self, spec: LayerSpec) -> Compiled:
         makers: dict[str, Callable[[LayerSpec, ReferenceBackend], Run]] = {
             "Gemm": _gemm, "Conv": Convolution, "ConvTranspose": Convolution, "LSTM": _Lstm, "GRU": _Gru, "Gather": _gather,
         }  # fmt: skip
-        return makers[spec.op](spec, self)
+        return Compiled(makers[spec.op](spec, self), self.name)
 
     def matrix(self, spec: LayerSpec, weight: Weight) -> Matrix:
         """A layer's matrix, or one of several."""
