@@ -26,7 +26,6 @@ from eie.compiler.errors import ModelError
 from eie.compiler.ir.reader import read
 from eie.runtime import Session, custom_op_library
 
-
 WAYS = ("cpu", "ort", "library")  # two backends of Session, and plain ONNX Runtime with the custom-op library
 
 
