@@ -101,7 +101,10 @@ setup(
         name for root, folder in packages.items() for name in [root, *(f"{root}.{p}" for p in find_packages(folder))]
     ],
     package_dir=packages,
-    package_data={"eie.compiler": ["presets/*.toml", "py.typed"], "eie.runtime": ["py.typed"]},
+    package_data={
+        "eie.compiler": ["presets/*.toml", "py.typed"],
+        "eie.runtime": ["hardware/presets/*.toml", "py.typed"],
+    },
     ext_modules=extensions,
     cmdclass={"build_ext": BuildCore},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ..errors import EieError, PromiseError
 from ..report.table import console
-from . import doctor, evaluate, inspect, layers, optimize, run
+from . import compare, disasm, doctor, evaluate, inspect, layers, lower, optimize, run, simulate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,7 +35,7 @@ def version_or_help(
         raise typer.Exit
 
 
-for command in (optimize, layers, inspect, run, evaluate, doctor):
+for command in (optimize, layers, inspect, run, evaluate, compare, lower, disasm, simulate, doctor):
     app.command(command.NAME)(command.command)
 
 _alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -180,13 +180,13 @@ class Result:
                 "after": self.accuracy.after,
                 "samples": self.accuracy.samples,
             }
-        finite: dict[str, Any] = _finite(found)
-        return finite
+        whole: dict[str, Any] = finite(found)
+        return whole
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from ..hardware.execute import Cost, execute
 from ..hardware.lower import as_matrix, lower_matrix, widened
 from ..hardware.program import LayerProgram
 from ..weight import Weight
-from .base import Array, Compiled, LayerSpec
+from .base import Activations, Array, Compiled, LayerSpec
 from .reference import Matrix, Place, ReferenceBackend, Taps
 
 _AT_ONCE = 1 << 24  # activations gathered for one call of the model
@@ -28,6 +28,7 @@ class HardwareBackend(ReferenceBackend):
 
     Args:
         config: the machine; codes are widened for layers that share more values than they name.
+        window: cycles [from, to) whose events are kept, of the first run of each layer in ``watched``.
 
     Attributes:
         config: as given.
@@ -37,10 +38,12 @@ class HardwareBackend(ReferenceBackend):
     """
 
     name = "hardware"
-    formats = ("i16",)
+    formats: tuple[Activations, ...] = ("i16",)
 
-    def __init__(self, config: Config | None = None) -> None:
+    def __init__(self, config: Config | None = None, window: tuple[int, int] | None = None,
+                 watched: Collection[str] = ()) -> None:  # fmt: skip
         self.config = config or Config()
+        self._window, self._watched = window, watched
         self.programs: list[LayerProgram] = []
         self.costs: dict[str, Cost] = {}
         self.machines: dict[str, Config] = {}
@@ -80,7 +83,8 @@ class HardwareBackend(ReferenceBackend):
 
     def sums(self, name: str, program: LayerProgram, q: Array) -> Array:
         """Run a program on vectors [m, inputs] of whole numbers."""
-        found, cost = execute(program, q.astype(np.int16), self.machines[name])
+        window = self._window if name in self._watched and name not in self.costs else None
+        found, cost = execute(program, q.astype(np.int16), self.machines[name], window)
         with self._lock:
             self.costs[name] = self.costs[name] + cost if name in self.costs else cost
         return found

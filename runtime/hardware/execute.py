@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from . import machine
 from .config import Config
 from .energy import Energy, energy
 from .isa import Instruction, Op
-from .machine import Activity
+from .machine import Activity, Event
 from .program import LayerProgram
 
 Array = npt.NDArray[Any]
@@ -29,6 +29,7 @@ class Cost:
         bits: that crossed the memory interface.
         activity: of the elements.
         loads: uint64 [N] entries each element visited.
+        events: of multiplying, in the window asked for; cycles are counted from the layer's first multiplication.
     """
 
     vectors: int
@@ -39,6 +40,7 @@ class Cost:
     bits: int
     activity: Activity
     loads: npt.NDArray[np.uint64]
+    events: tuple[Event, ...] = ()
 
     @property
     def cycles(self) -> int:
@@ -54,20 +56,23 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.vectors + other.vectors, self.compute + other.compute, self.io + other.io, self.load + other.load,
                     self.switch + other.switch, self.bits + other.bits, self.activity + other.activity,
-                    self.loads + other.loads)  # fmt: skip
+                    self.loads + other.loads, self.events or other.events)  # fmt: skip
 
 
-def execute(program: LayerProgram, x: Array, config: Config) -> tuple[npt.NDArray[np.int64], Cost]:
+def execute(
+    program: LayerProgram, x: Array, config: Config, window: tuple[int, int] | None = None
+) -> tuple[npt.NDArray[np.int64], Cost]:
     """Run a program on vectors, one after the other, or ``channels`` at a time.
 
     Args:
         program: checked to fit the machine.
         x: int16 [vectors, inputs].
+        window: cycles [from, to) whose events are wanted.
 
     Returns:
         Exact sums int64 [vectors, outputs], and what they took.
     """
-    engine = _Engine(program, x, config)
+    engine = _Engine(program, x, config, window)
     for instruction in program.setup:  # weights that stay are loaded before anything is timed
         engine.step(instruction, timed=False)
     for instruction in program.body:
@@ -78,7 +83,9 @@ def execute(program: LayerProgram, x: Array, config: Config) -> tuple[npt.NDArra
 class _Engine:
     """The machine between two instructions. Every vector takes the same instructions, so each is done for all of them."""
 
-    def __init__(self, program: LayerProgram, x: Array, config: Config) -> None:
+    def __init__(self, program: LayerProgram, x: Array, config: Config, window: tuple[int, int] | None) -> None:
+        self.window = window
+        self.events: tuple[Event, ...] = ()
         self.program, self.x, self.config = program, x, config
         self.vectors, self.groups = len(x), -(-len(x) // config.channels)
         self.outputs = np.zeros((len(x), program.outputs), np.int64)
@@ -118,13 +125,21 @@ class _Engine:
 
     def _multiply(self) -> None:
         image = self.program.images[self.image]
-        ran = machine.run(image, self.source, self.config)
+        ran = machine.run(image, self.source, self.config, self._window())
+        before = self.activity.cycles
+        self.events += tuple(replace(e, cycle=e.cycle + before) for e in ran.events)
         self.sums[:, : image.outputs] += ran.sums
         self.activity += ran.activity
         self.loads += ran.loads[:, 0]
         padded = np.zeros(self.groups * self.config.channels, np.int64)
         padded[: self.vectors] = ran.cycles
         self.compute += int(padded.reshape(self.groups, -1).max(axis=1).sum())
+
+    def _window(self) -> tuple[int, int] | None:
+        """The window, counted from the next multiplication."""
+        if self.window is None or self.window[1] <= self.activity.cycles:
+            return None
+        return max(0, self.window[0] - self.activity.cycles), self.window[1] - self.activity.cycles
 
     def cost(self) -> Cost:
         config = self.config
@@ -133,4 +148,5 @@ class _Engine:
             entries = self.program.entries * (config.code_bits + config.run_bits)
             self.bits += entries * self.groups
             self.load = max(0, -(-entries // config.bus_bits) * self.groups - self.compute)
-        return Cost(self.vectors, self.compute, self.io, self.load, self.switch, self.bits, self.activity, self.loads)
+        return Cost(self.vectors, self.compute, self.io, self.load, self.switch, self.bits, self.activity, self.loads,
+                    self.events)  # fmt: skip

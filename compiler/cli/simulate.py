@@ -1,0 +1,202 @@
+"""``eie simulate``: a model on the accelerator, or on many."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json as text_json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from eie.runtime import Session
+from eie.runtime.artifact import eie_nodes
+from eie.runtime.backends.hardware import HardwareBackend
+from eie.runtime.errors import nearest
+from eie.runtime.hardware.config import Config
+from eie.runtime.hardware.trace import trace_events
+from eie.runtime.modelfile import load_model
+
+from ..analysis.samples import made_up
+from ..data import Feeds, load_npz
+from ..errors import ModelError, UserError
+from ..files import check_writable, write_beside
+from ..ir.reader import read
+from ..ir.writer import to_proto
+from ..pipeline import optimize
+from ..report.hardware import of_backend
+from ..report.plots import sweep_plot
+from ..report.table import console, printable
+from ..sweep import points, run_points
+from .common import Bars, Json, ModelPath, print_json
+from .lower import Machine
+
+NAME = "simulate"
+
+
+def command(
+    model: ModelPath,
+    config: Machine = "eie-64-45nm",
+    input: Annotated[
+        Path | None, typer.Option(help="An .npz with an array an input; made up when left out.", show_default=False)
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Values of a parameter: fifo=1,2,4,8 or pe=1..256 (doubling). Several are combined.",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Processes of a sweep; -1 for one a core.")] = 1,
+    dask: Annotated[
+        str | None, typer.Option(help="A Dask scheduler instead: tcp://host:8786.", show_default=False)
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="JSON lines that a sweep appends to, and resumes from.", show_default=False)
+    ] = None,
+    to_csv: Annotated[
+        Path | None, typer.Option("--csv", help="Write a sweep's table here.", show_default=False)
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw a sweep here (.svg, .png, .pdf).", show_default=False)] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write queues and elements over time here, for Perfetto.", show_default=False)
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Which layer is traced; the first when left out.", show_default=False)
+    ] = None,
+    window: Annotated[str, typer.Option(help="Which of its cycles.")] = "0:2000",
+    json: Json = False,
+) -> None:
+    """Run a model on the accelerator's cycle model: cycles, stalls, energy of every layer; sweep its parameters."""
+    machine = Config.load(config)
+    for path in (results, to_csv, plot, trace):
+        if path is not None:
+            check_writable(path)
+    if (to_csv or plot or results) and not sweep:
+        raise UserError("there is no sweep to write", where="--csv, --plot, --results", hint="Add --sweep fifo=1,2,4,8")
+    if trace is not None and sweep:
+        raise UserError("one machine is traced, not a sweep", where="--trace")
+    if jobs < 1 and jobs != -1:
+        raise UserError(f"must be a positive number, or -1, not {jobs}", where="--jobs")
+    machines = points(machine, sweep or [])
+    bars = Bars(verbose=False)
+    with bars.shown():
+        artifact, feeds = _ready(model, input, bars)
+        if sweep:
+            bars.stage("sweep", len(machines))
+            found = run_points(artifact, feeds, machines, jobs=jobs, dask=dask, results=results, progress=bars)
+        else:
+            bars.stage("simulate", 0)
+            backend = HardwareBackend(machine, *_watched(artifact, layer, window) if trace is not None else ())
+            Session(artifact, backend).run(None, feeds)
+            one = of_backend(backend)
+    if sweep:
+        _show_sweep(found, to_csv, plot, json)
+        return
+    if trace is not None:
+        _write_trace(trace, backend, layer)
+    if json:
+        print_json(one)
+    else:
+        _show(one, machine)
+
+
+def _ready(model: Path, input: Path | None, bars: Bars) -> tuple[bytes, Feeds]:
+    """The artifact's bytes, made by the default recipe where a plain model is given, and input it runs on."""
+    proto = load_model(model)
+    if not any(True for _ in eie_nodes(proto)):
+        result = optimize(model, progress=bars)
+        if not result.layers:
+            raise ModelError("has no weights that can be compressed", where=str(model), hint="`eie layers` says why.")
+        artifact = to_proto(result.model).SerializeToString()
+    else:
+        artifact = model.read_bytes() if not any(t.external_data for t in proto.graph.initializer) else to_proto(
+            read(model)).SerializeToString()  # fmt: skip
+    if input is not None:
+        return artifact, load_npz(input)
+    session = Session(artifact, "cpu")
+    reason: Exception | None = None
+    for candidate in made_up(read(model), 1, 0):
+        try:
+            session.run(None, candidate[0])
+        except UserError as error:
+            reason = reason or error
+            continue
+        return artifact, candidate[0]
+    raise UserError(
+        f"no input could be made up that the model runs on: {reason}", where=str(model), hint="Give --input"
+    )
+
+
+def _watched(artifact: bytes, layer: str | None, window: str) -> tuple[tuple[int, int], list[str]]:
+    first, colon, last = window.partition(":")
+    if not colon or not first.isdigit() or not last.isdigit() or not int(first) < int(last) < 1 << 62:
+        raise UserError(f"{window!r} is no window", where="--window", hint="For example: --window 0:2000")
+    names = [node.name for node in eie_nodes(load_model(artifact))]
+    if layer is not None and layer not in names:
+        raise UserError(f"no layer is called {layer!r}", where="--layer", hint=nearest(layer, names))
+    return (int(first), int(last)), [layer] if layer is not None else names
+
+
+def _write_trace(path: Path, backend: HardwareBackend, layer: str | None) -> None:
+    name = layer or next((n for n, cost in backend.costs.items() if cost.events), None)
+    if name is None or name not in backend.costs or not backend.costs[name].events:
+        raise UserError(
+            "nothing happens in that window", where="--window", hint="The layer may be shorter, or run on the host"
+        )
+    drawn = trace_events(backend.costs[name].events, backend.machines[name], name)
+    with write_beside(path) as stream:
+        stream.write(text_json.dumps(drawn).encode())
+
+
+def _show(found: dict[str, Any], config: Config) -> None:
+    screen = console()
+    table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True, footer_style="bold")
+    total = found["total"]
+    table.add_column("layer", overflow="fold", footer=f"{len(found['layers'])} layers")
+    for title, footer in (
+        ("cycles", f"{total['cycles']:,}"), ("us", f"{total['microseconds']:,.1f}"), ("compute", f"{total['compute_cycles']:,}"),
+        ("in and out", f"{total['io_cycles']:,}"), ("loading", f"{total['load_cycles']:,}"), ("vectors", ""),
+        ("busy", f"{total['efficiency']:.0%}"), ("fillers", ""), ("blocked", ""), ("starved", ""), ("idle", ""),
+        ("energy uJ", f"{total['energy_uj']:,.2f}"),
+    ):  # fmt: skip
+        table.add_column(title, justify="right", footer=footer, no_wrap=True)
+    for row in found["layers"]:
+        stalled, every = row["stalls"], max(1, row["compute_cycles"] * config.processing_elements)
+        table.add_row(
+            printable(row["name"]), f"{row['cycles']:,}", f"{row['microseconds']:,.1f}", f"{row['compute_cycles']:,}",
+            f"{row['io_cycles']:,}", f"{row['load_cycles']:,}", f"{row['vectors']:,}", f"{row['efficiency']:.0%}",
+            f"{row['fillers_visited'] / max(1, row['entries_visited']):.0%}", f"{stalled['blocked']:,}",
+            f"{(stalled['starved'] + stalled['empty']) / every:.0%}", f"{stalled['idle'] / every:.0%}", f"{row['energy_uj']:,.2f}",
+        )  # fmt: skip
+    screen.print(table, highlight=False)
+    screen.print(f"\n{config.name}: {config.processing_elements} elements at {config.clock_mhz:g} MHz, {total['power_mw']:,.0f} mW mean, "
+                 f"{total['area_mm2']:.1f} mm2", highlight=False)  # fmt: skip
+
+
+def _show_sweep(found: list[dict[str, Any]], to_csv: Path | None, plot: Path | None, json: bool) -> None:
+    columns = ("cycles", "microseconds", "efficiency", "energy_uj", "power_mw", "area_mm2")
+    names = list(found[0]["parameters"])
+    rows = [[*point["parameters"].values(), *(point["total"][c] for c in columns)] for point in found]
+    if to_csv is not None:
+        held = io.StringIO()
+        writer = csv.writer(held)
+        writer.writerows([[*names, *columns], *rows])
+        with write_beside(to_csv) as stream:
+            stream.write(held.getvalue().encode())
+    if plot is not None:
+        with write_beside(plot) as stream:
+            stream.write(sweep_plot(found, plot.suffix.lstrip(".") or "svg"))
+    if json:
+        print_json({"points": found})
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in (*names, "cycles", "us", "busy", "energy uJ", "power mW", "area mm2"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        n = len(names)
+        table.add_row(*(f"{v:g}" if isinstance(v, float) else str(v) for v in row[:n]), f"{row[n]:,}", f"{row[n + 1]:,.1f}",
+                      f"{row[n + 2]:.1%}", f"{row[n + 3]:,.2f}", f"{row[n + 4]:,.0f}", f"{row[n + 5]:.1f}")  # fmt: skip
+    console().print(table, highlight=False)
