@@ -239,15 +239,16 @@ before the last element is done: where the two differ, that is why.
 |---|---|---|---|---|---|---|---|
 """
 _TRAINED = """## A trained layer, published with its activations
-The authors' repository holds one, as memory images: {outputs} rows of accumulators, {inputs} inputs, {entries:,} entries, {active:.1%} of
-the activations above zero. By its shape it is AlexNet's fc8, of which {entries:,} entries are 25.7 %. It takes {cycles:,} cycles, {us:.2f} us;
-table IV has 9.9 us for Alex-8. The outputs are {sqnr_db:.0f} dB from float64: fixed point.
+The authors' repository holds one, as memory images: {outputs} rows of accumulators, {inputs} inputs, {entries:,} entries, and
+{active:.1%} of the activations above zero. By its shape it is AlexNet's fc8, of whose weights that is 25.7 %. It takes {cycles:,}
+cycles, {us:.2f} us; table IV has 9.9 us for Alex-8. The outputs are {sqnr_db:.0f} dB from float64: fixed point.
 """
 _TABLE_IV = """## Table IV
 Nine layers, made at random at the densities of table III, in us. The published times are of the real images.
 
 """
-_EXPLAINED = """- Alex-8: the densities of table III are not those of the image that was timed. On that image, above, the model gives the published time.
+_EXPLAINED = """- Alex-8: the densities of table III are not those of the image that was timed. On that image, above, the model gives the
+  published time.
 - VGG-6: the paper's time without stalls, 28.1 us, is that of Alex-6 and probably slipped in from there. At 4 % and 18.3 % there are
   18,366 entries an element with fillers, 23 us; and 25,088 pointers of 16 bits would not fit an element's 32 KB.
 - NT-LSTM, Alex-7: within a tenth; one per cent more or less kept explains it (9 % stands for 8.5 to 9.5).

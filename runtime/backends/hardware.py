@@ -68,7 +68,7 @@ class HardwareBackend(ReferenceBackend):
             self.costs.clear()
 
     def matrix(self, spec: LayerSpec, weight: Weight) -> Matrix:
-        return _Matrix(self, spec, weight)
+        return _Matrix(self, spec, weight) if weight.size else super().matrix(spec, weight)
 
     def taps(self, spec: LayerSpec) -> Taps:
         return _Taps(self, spec)
@@ -84,6 +84,8 @@ class HardwareBackend(ReferenceBackend):
     def sums(self, name: str, program: LayerProgram, q: Array) -> Array:
         """Run a program on vectors [m, inputs] of whole numbers."""
         window = self._window if name in self._watched and name not in self.costs else None
+        if not len(q):
+            return np.zeros((0, program.outputs), np.int64)
         found, cost = execute(program, q.astype(np.int16), self.machines[name], window)
         with self._lock:
             self.costs[name] = self.costs[name] + cost if name in self.costs else cost

@@ -6,6 +6,7 @@ the activations in its queue; the broadcast has a row of its own.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,14 +22,17 @@ def trace_events(events: Sequence[Event], config: Config, layer: str) -> dict[st
     found: list[dict[str, Any]] = [_name(_MACHINE, f"{layer} on {config.name}"), _name(_QUEUES, "queues")]
     found += [_row(e, f"element {e}") for e in range(n)]
     found.append(_row(n, "broadcast"))
-    sent = {e.column: e.cycle for e in events if e.kind == "broadcast"}
+    sent: dict[int, list[int]] = {}  # column -> when: each vector sends it again
+    for event in sorted((e for e in events if e.kind == "broadcast"), key=lambda e: e.cycle):
+        sent.setdefault(event.column, []).append(event.cycle)
     changes: dict[int, list[tuple[int, int]]] = {e: [] for e in range(n)}
     for event in events:
         name = f"column {event.column}" if event.kind != "empty" else f"column {event.column}, empty"
         found.append({"name": name, "cat": event.kind, "ph": "X", "ts": event.cycle, "dur": event.length, "pid": _MACHINE,
                       "tid": event.element})  # fmt: skip
-        if event.kind != "broadcast" and event.column in sent:
-            changes[event.element] += [(sent[event.column], 1), (event.cycle, -1)]
+        before = bisect_left(sent.get(event.column, []), event.cycle)
+        if event.kind != "broadcast" and before:
+            changes[event.element] += [(sent[event.column][before - 1], 1), (event.cycle, -1)]
     for element, moves in changes.items():
         held = 0
         for cycle, change in sorted(moves):

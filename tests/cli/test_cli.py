@@ -15,26 +15,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from commands import assert_refused, call
+
 REPOSITORY = Path(__file__).parents[2]
 LENET = REPOSITORY / "models" / "lenet-300-100.onnx"
-
-
-def call(
-    *arguments: str | Path, code: int = 0, program: str = "eie", cwd: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    entry = {"eie": "main", "optimize": "optimize_main"}[program]
-    script = f"import sys; sys.argv[0] = {program!r}; from eie.compiler.cli.main import {entry}; {entry}()"
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "160"},
-        check=False,
-    )
-    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -185,12 +169,6 @@ def tiny(path: Path, weight: np.ndarray[Any, Any]) -> Path:
 
 
 # -- the user's mistakes: what, where, what to do; exit code 2; nothing written -----------------------------------------
-
-
-def assert_refused(*arguments: str | Path, says: str, cwd: Path | None = None) -> None:
-    done = call(*arguments, code=2, cwd=cwd)
-    assert done.stdout == ""
-    assert says in done.stderr.replace("\n", " "), done.stderr
 
 
 def test_files_that_are_no_models(tmp_path: Path) -> None:
