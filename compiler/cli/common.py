@@ -19,7 +19,7 @@ from ..report.table import console, printable
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
-Backend = Annotated[str, typer.Option(help="What runs the compressed layers: cpu, ort or reference.")]
+Backend = Annotated[str, typer.Option(help="What runs the compressed layers: cpu, ort, reference or hardware.")]
 Threads = Annotated[int, typer.Option(min=1, help="How many threads.")]
 Format = Annotated[
     str | None,
