@@ -74,6 +74,10 @@ def test_optimized_with_no_options_it_runs_everywhere(shared: Path, tmp_path: Pa
                 np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * scale)
             else:
                 assert np.abs(got.astype(np.int64) - want.astype(np.int64)).max(initial=0) <= 1
+    machine, fixed = Session(artifact, "hardware"), Session(artifact, "cpu", activations="i16")
+    for got, want in zip(machine.run(None, feeds), fixed.run(None, feeds), strict=True):
+        np.testing.assert_array_equal(got, want)  # the accelerator, to the bit
+    assert {layer.kernel for layer in machine.layers()} <= {"eie-64-45nm", "host"}
 
 
 @pytest.mark.parametrize("activations", ["i16", "u8"])
