@@ -29,7 +29,7 @@ from artifacts import (
     segments,
 )
 from eie.runtime import format as container
-from eie.runtime.backends.base import LayerSpec, Run
+from eie.runtime.backends.base import Compiled, LayerSpec
 from eie.runtime.errors import ModelError
 from eie.runtime.operators import DOMAIN
 from eie.runtime.partition import schedule
@@ -206,10 +206,10 @@ def test_weights_are_let_go_once_packed() -> None:
     class Packing:
         name = "packing"
 
-        def compile(self, spec: LayerSpec) -> Run:
+        def compile(self, spec: LayerSpec) -> Compiled:
             held.append(weakref.ref(spec.weights[0]))
             packed = spec.weights[0].dense().T
-            return lambda inputs: [inputs[0] @ packed]
+            return Compiled(lambda inputs: [inputs[0] @ packed], self.name)
 
     _, artifact = compress(
         model("g (float[N,4] x) => (float[N,4] y) { h = MatMul(x, w) y = MatMul(h, w) }", w=f32(4, 4))
@@ -238,9 +238,9 @@ def test_only_what_is_asked_for_runs() -> None:
     ran: list[str] = []
 
     class Noted(OneByOne):
-        def compile(self, spec: LayerSpec) -> Run:
-            run = super().compile(spec)
-            return lambda inputs: ran.append(spec.name) or run(inputs)  # type: ignore[func-returns-value]
+        def compile(self, spec: LayerSpec) -> Compiled:
+            run = super().compile(spec).run
+            return Compiled(lambda inputs: ran.append(spec.name) or run(inputs), self.name)  # type: ignore[func-returns-value]
 
     execute(artifact, Noted()).program.run({"x": f32(2, 4)}, outputs=("a",))
     assert ran == ["h"]
