@@ -21,26 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 from eie.compiler import optimize
-from eie.compiler.analysis.samples import made_up
-from eie.compiler.errors import ModelError
+from eie.compiler.analysis.samples import made_up, that_runs
 from eie.compiler.ir.reader import read
 from eie.runtime import Session, custom_op_library
 
 WAYS = ("cpu", "ort", "library")  # two backends of Session, and plain ONNX Runtime with the custom-op library
-
-
-def feeds_for(path: Path, session: onnxruntime.InferenceSession) -> dict[str, Any]:
-    """The first made-up input the model runs on."""
-    for candidate in made_up(read(path), 1, 0):
-        try:
-            session.run(None, candidate[0])
-        except (
-            onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,
-            onnxruntime.capi.onnxruntime_pybind11_state.Fail,
-        ):
-            continue
-        return dict(candidate[0])
-    raise ModelError("no made-up input fits", where=str(path))
 
 
 def measure(path: Path, runs: int, folder: Path) -> dict[str, Any]:
@@ -53,7 +38,8 @@ def measure(path: Path, runs: int, folder: Path) -> dict[str, Any]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     original = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    feeds = feeds_for(path, original)
+    plain = Session(path, "ort")
+    feeds = that_runs(made_up(read(path), 1, 0), lambda candidate: plain.run(None, candidate))[0][0]
     extended = onnxruntime.SessionOptions()
     extended.intra_op_num_threads, extended.log_severity_level = 1, 3
     extended.register_custom_ops_library(custom_op_library())

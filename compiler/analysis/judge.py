@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from eie.runtime import Session
 
-from ..data import Feeds, describe, inputs_of, load_npz, split
-from ..errors import ModelError, UserError
+from ..data import describe, inputs_of, load_npz, split
+from ..errors import UserError
 from ..ir.graph import Model
 from ..ir.writer import save, to_proto
 from ..passes.sparsify import Sparsify
@@ -23,7 +23,7 @@ from ..recipe import Recipe
 from .budget import Choice, approximate
 from .fidelity import INLINE_LIMIT, Fidelity, Runner, compare, judged_tensors, outputs_of
 from .layers import Layer
-from .samples import made_up
+from .samples import made_up, that_runs
 
 Array = npt.NDArray[Any]
 
@@ -66,7 +66,7 @@ class Judge:
         self.made_up = data is None
         runner = Runner(original, self.tensors)
         if data is None:
-            self.feeds, self.expected = _first_that_runs(runner, made_up(original, samples, seed, shapes))
+            self.feeds, self.expected = that_runs(made_up(original, samples, seed, shapes), runner.run)
         else:
             where = "data" if isinstance(data, Mapping) else str(data)
             if not isinstance(data, Mapping | str | Path):
@@ -162,22 +162,6 @@ def _any_finite(values: Sequence[Array]) -> bool:
     """Whether there is anything to compare: no output of numbers, or one with a finite number."""
     numbers = [v for v in map(np.asarray, values) if v.dtype.kind == "f" and v.size]
     return not numbers or any(np.isfinite(v).any() for v in numbers)
-
-
-def _first_that_runs(runner: Runner, candidates: Iterable[list[Feeds]]) -> tuple[list[Feeds], list[list[Array]]]:
-    reason: ModelError | None = None
-    for feeds in candidates:
-        try:
-            first = runner.run(feeds[0])
-        except ModelError as error:
-            reason = reason or error
-            continue
-        return feeds, [first, *(runner.run(feed) for feed in feeds[1:])]
-    raise UserError(
-        f"no sample input could be made up that the model runs on: {reason.what if reason else 'it has none'}",
-        where="samples",
-        hint="Give real samples with --data, or the inputs' shapes with --shape name:1,3,224,224.",
-    )
 
 
 @contextmanager

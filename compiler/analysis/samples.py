@@ -8,8 +8,8 @@ change moves the outputs; it is no accuracy, and the report does not call it one
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..ir.graph import Graph, Model
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 _SIZES = (1, 16, 64, 128, 256, 512, 1024, 4096, 16_000, 44_100)  # tried for a dimension nothing says the size of
 
 
@@ -50,6 +51,31 @@ def made_up(
             }
             for k in range(count)
         ]
+
+
+def that_runs(candidates: Iterable[list[Feeds]], run: Callable[[Feeds], T]) -> tuple[list[Feeds], list[T]]:
+    """The first set of feeds whose first one runs, and what each of them gives.
+
+    Args:
+        candidates: as ``made_up`` gives them.
+        run: the model; raises UserError for input it does not run on.
+
+    Raises:
+        UserError: none runs; says what was wrong with the best guess.
+    """
+    reason: UserError | None = None
+    for feeds in candidates:
+        try:
+            first = run(feeds[0])
+        except UserError as error:
+            reason = reason or error
+            continue
+        return feeds, [first, *map(run, feeds[1:])]
+    raise UserError(
+        f"no sample input could be made up that the model runs on: {reason.what if reason else 'it has none'}",
+        where="samples",
+        hint="Give real samples (--data, --input), or the inputs' shapes with --shape name:1,3,224,224.",
+    )
 
 
 def _open(info: onnx.ValueInfoProto) -> bool:

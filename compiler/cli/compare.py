@@ -12,8 +12,8 @@ from eie.runtime import Session
 from eie.runtime.backends import registry
 from eie.runtime.hardware.config import Config
 
-from ..analysis.samples import made_up
-from ..data import Feeds, load_npz
+from ..analysis.samples import made_up, that_runs
+from ..data import load_npz
 from ..errors import UserError
 from ..files import check_writable, write_beside
 from ..ir.reader import read
@@ -53,7 +53,11 @@ def command(
     bars = Bars(verbose=False)
     with bars.shown():
         bars.stage("compare", len(names))
-        feeds = load_npz(input) if input is not None else _made_up(model)
+        if input is not None:
+            feeds = load_npz(input)
+        else:
+            original = Session(model, "ort")
+            feeds = that_runs(made_up(read(model), 1, 0), lambda candidate: original.run(None, candidate))[0][0]
         found = compare(model, artifact, list(dict.fromkeys(names)), feeds, runs=runs, config=machine, progress=bars)
     if html is not None:
         with write_beside(html) as stream:
@@ -64,20 +68,6 @@ def command(
     _show(found)
     if html is not None:
         console().print(f"page       {html}", highlight=False)
-
-
-def _made_up(model: Path) -> Feeds:
-    session, reason = Session(model, "ort"), None
-    for candidate in made_up(read(model), 1, 0):
-        try:
-            session.run(None, candidate[0])
-        except UserError as error:
-            reason = reason or error
-            continue
-        return candidate[0]
-    raise UserError(
-        f"no input could be made up that the model runs on: {reason}", where=str(model), hint="Give --input"
-    )
 
 
 def _show(found: dict[str, Any]) -> None:

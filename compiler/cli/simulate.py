@@ -19,7 +19,7 @@ from eie.runtime.hardware.config import Config
 from eie.runtime.hardware.trace import trace_events
 from eie.runtime.modelfile import load_model
 
-from ..analysis.samples import made_up
+from ..analysis.samples import made_up, that_runs
 from ..data import Feeds, load_npz
 from ..errors import ModelError, UserError
 from ..files import check_writable, write_beside
@@ -117,17 +117,8 @@ def _ready(model: Path, input: Path | None, bars: Bars) -> tuple[bytes, Feeds]:
     if input is not None:
         return artifact, load_npz(input)
     session = Session(artifact, "cpu")
-    reason: Exception | None = None
-    for candidate in made_up(read(model), 1, 0):
-        try:
-            session.run(None, candidate[0])
-        except UserError as error:
-            reason = reason or error
-            continue
-        return artifact, candidate[0]
-    raise UserError(
-        f"no input could be made up that the model runs on: {reason}", where=str(model), hint="Give --input"
-    )
+    feeds, _ = that_runs(made_up(read(model), 1, 0), lambda candidate: session.run(None, candidate))
+    return artifact, feeds[0]
 
 
 def _watched(artifact: bytes, layer: str | None, window: str) -> tuple[tuple[int, int], list[str]]:

@@ -45,7 +45,7 @@ def sweep_plot(found: Sequence[dict[str, Any]], kind: str) -> bytes:
     axes[0].set_yscale("log")
     axes[1].set_ylim(0, 1)
     if len(names) > 1:
-        axes[-1].legend(fontsize=7)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
     return _drawn(figure, kind)
 
 
