@@ -171,3 +171,14 @@ def test_damage_behind_a_right_checksum_is_an_error_or_runs(data: st.DataObject)
         except FormatError:  # rows beyond an image's are found when it runs
             continue
         assert sums.shape == (2, p.outputs)
+
+
+def test_the_frozen_program_runs_as_ever() -> None:
+    """Version 1 of the file, its sums and its cycles."""
+    folder = Path(__file__).parents[1] / "fixtures" / "v1" / "program"
+    (found,), config = load(folder / "frozen.eie")
+    with np.load(folder / "frozen.npz") as held:
+        sums, cost = execute(found, held["x"], config)
+        np.testing.assert_array_equal(sums, held["sums"])
+        assert (cost.cycles, cost.activity.visited) == (int(held["cycles"]), int(held["visited"]))
+    assert len(found.images) > 1

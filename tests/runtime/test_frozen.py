@@ -13,8 +13,12 @@ from eie.runtime import Session
 FOLDER = Path(__file__).parents[1] / "fixtures" / "v1"
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu", "ort"])
-@pytest.mark.parametrize("activations", ["i16", "u8"])
+FORMATS = [
+    (b, a) for b in ("reference", "cpu", "ort", "hardware") for a in ("i16", "u8") if (b, a) != ("hardware", "u8")
+]
+
+
+@pytest.mark.parametrize(("backend", "activations"), FORMATS)
 def test_the_frozen_artifact_answers_as_ever(backend: str, activations: Any) -> None:
     stored = np.load(FOLDER / "artifact.npz")
     session = Session(FOLDER / "artifact.eie.onnx", backend, activations=activations)
