@@ -9,6 +9,7 @@ from eie.runtime.backends.hardware import HardwareBackend
 from eie.runtime.hardware.config import Config
 from eie.runtime.hardware.energy import area_mm2
 from eie.runtime.hardware.execute import Cost
+from eie.runtime.hardware.machine import Activity
 from eie.runtime.hardware.simulate import efficiency, stalls
 
 
@@ -25,12 +26,23 @@ def figures(cost: Cost, config: Config) -> dict[str, Any]:
         "vectors": cost.vectors,
         "entries_visited": cost.activity.visited,
         "fillers_visited": cost.activity.fillers,
-        "pointer_reads": cost.activity.pointer_reads,
-        "spmat_reads": cost.activity.line_reads,
+        "memory": accesses(cost.activity),
         "stalls": stalls(cost.activity),
         "efficiency": efficiency(cost.activity, config),
         "energy_uj": used.total / 1e6,
         "energy_by_module_uj": {name: value / 1e6 for name, value in used.by_module.items()},
+    }
+
+
+def accesses(activity: Activity) -> dict[str, int]:
+    """Reads and writes of each memory of the elements; a sum that bypasses to the adder is not read."""
+    useful = activity.visited - activity.fillers
+    return {
+        "pointer_reads": activity.pointer_reads,
+        "spmat_reads": activity.line_reads,
+        "queue_writes": activity.pointer_reads,
+        "accumulator_reads": useful - activity.bypasses,
+        "accumulator_writes": useful,
     }
 
 
@@ -40,11 +52,12 @@ def of_backend(backend: HardwareBackend) -> dict[str, Any]:
     total: dict[str, Any] = {
         key: sum(layer[key] for layer in layers)
         for key in ("cycles", "compute_cycles", "io_cycles", "load_cycles", "switch_cycles", "microseconds", "entries_visited",
-                    "fillers_visited", "pointer_reads", "spmat_reads", "energy_uj")
+                    "fillers_visited", "energy_uj")
     }  # fmt: skip
     busy = sum(c.activity.cycles for c in backend.costs.values()) * backend.config.processing_elements
     total["efficiency"] = total["entries_visited"] / max(1, busy)
     total["stalls"] = _summed(layer["stalls"] for layer in layers)
+    total["memory"] = _summed(layer["memory"] for layer in layers)
     total["power_mw"] = total["energy_uj"] / total["microseconds"] * 1e3 if total["microseconds"] else 0.0
     total["area_mm2"] = area_mm2(backend.config)
     return {"config": backend.config.name, "layers": layers, "total": total}

@@ -80,6 +80,8 @@ def test_simulate_one_machine(pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert found["total"]["cycles"] == sum(row["cycles"] for row in found["layers"])
     for row in found["layers"]:
         assert row["vectors"] == 2
+        assert row["memory"]["accumulator_writes"] == row["entries_visited"] - row["fillers_visited"]
+        assert 0 < row["memory"]["spmat_reads"] <= row["entries_visited"]
         assert row["cycles"] == sum(row[f"{k}_cycles"] for k in ("compute", "io", "load", "switch"))
         assert sum(row["energy_by_module_uj"].values()) == pytest.approx(row["energy_uj"])
     assert "64 elements at 800 MHz" in call("simulate", pair[1]).stdout
