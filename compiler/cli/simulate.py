@@ -28,7 +28,7 @@ from ..ir.writer import to_proto
 from ..pipeline import optimize
 from ..report.hardware import of_backend
 from ..report.plots import sweep_plot
-from ..report.table import console, printable
+from ..report.table import console, elided
 from ..sweep import points, run_points
 from .common import Bars, Json, ModelPath, print_json
 from .lower import Machine
@@ -157,14 +157,16 @@ def _show(found: dict[str, Any], config: Config) -> None:
     for row in found["layers"]:
         stalled, every = row["stalls"], max(1, row["compute_cycles"] * config.processing_elements)
         table.add_row(
-            printable(row["name"]), f"{row['cycles']:,}", f"{row['microseconds']:,.1f}", f"{row['compute_cycles']:,}",
+            elided(row["name"], 40), f"{row['cycles']:,}", f"{row['microseconds']:,.1f}", f"{row['compute_cycles']:,}",
             f"{row['io_cycles']:,}", f"{row['load_cycles']:,}", f"{row['vectors']:,}", f"{row['efficiency']:.0%}",
             f"{row['fillers_visited'] / max(1, row['entries_visited']):.0%}", f"{stalled['blocked']:,}",
             f"{(stalled['starved'] + stalled['empty']) / every:.0%}", f"{stalled['idle'] / every:.0%}", f"{row['energy_uj']:,.2f}",
         )  # fmt: skip
     screen.print(table, highlight=False)
-    screen.print(f"\n{config.name}: {config.processing_elements} elements at {config.clock_mhz:g} MHz, {total['power_mw']:,.0f} mW mean, "
-                 f"{total['area_mm2']:.1f} mm2", highlight=False)  # fmt: skip
+    channels = f"{config.channels} channels of " * (config.channels > 1)
+    area = f", {total['area_mm2']:.1f} mm2" * (total["area_mm2"] > 0)
+    screen.print(f"\n{config.name}: {channels}{config.processing_elements} elements at {config.clock_mhz:g} MHz, "
+                 f"{total['power_mw']:,.0f} mW mean{area}", highlight=False)  # fmt: skip
 
 
 def _show_sweep(found: list[dict[str, Any]], to_csv: Path | None, plot: Path | None, json: bool) -> None:

@@ -72,8 +72,8 @@ def stalls(activity: Activity) -> dict[str, int]:
 
 
 def efficiency(activity: Activity, config: Config) -> float:
-    """Share of element-cycles that worked on an entry."""
-    return activity.visited / max(1, activity.cycles * config.processing_elements * config.channels)
+    """Share of element-cycles that worked on an entry, of the channels that had a vector."""
+    return activity.visited / max(1, activity.cycles * config.processing_elements)
 
 
 def simulate_layer(codes: Array, codebook: Array, activations: Array, config: Config | None = None,
