@@ -176,7 +176,6 @@ def cluster() -> Iterator[str]:
         process.wait(30)
 
 
-@pytest.mark.slow
 def test_a_cluster_gives_the_same(pair: tuple[Path, Path], cluster: str) -> None:
     assert re.match(r"tcp://", cluster)
     x = ["--input", pair[0].parent / "x.npz", *SWEEP, "--json"]
