@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
-import numpy as np
 import numpy.typing as npt
 
 from ..weight import Weight
@@ -93,12 +92,3 @@ class InsideBackend(Protocol):
 
     def errors(self, where: str) -> AbstractContextManager[None]:
         """Turns what a session of such a model says no with into our errors."""
-
-
-def as_float32(array: Array, where: str) -> npt.NDArray[np.float32]:
-    """C-contiguous float32 view or copy of a layer's input; other types are an error that names the layer."""
-    from ..errors import InputError
-
-    if array.dtype != np.float32:
-        raise InputError(f"expected float32, got {array.dtype}", where=where)
-    return np.ascontiguousarray(array)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from .._core import ffi, lib
 from ..errors import FormatError, InputError, UserError
 from ..weight import Weight
-from .base import ACTIVATIONS, Activations, Array, Compiled, LayerSpec, as_float32
+from .base import ACTIVATIONS, Activations, Array, Compiled, LayerSpec
+from .inputs import LayerInputs
 
 _FORMATS: dict[str, int] = {"f32": lib.EIE_F32, "i16": lib.EIE_I16, "u8": lib.EIE_U8}
 _AUTO_PAD = {"NOTSET": lib.EIE_PAD_EXPLICIT, "SAME_UPPER": lib.EIE_PAD_SAME_UPPER, "SAME_LOWER": lib.EIE_PAD_SAME_LOWER,
@@ -169,7 +169,8 @@ class _Layer(ABC):
     """A packed layer; calling it runs it."""
 
     def __init__(self, spec: LayerSpec, pool: Any) -> None:
-        self.where = f"layer {spec.name!r} ({spec.op})"
+        self.inputs = LayerInputs(spec)
+        self.where = self.inputs.where
         self._pool = pool
         made = ffi.new("eie_layer **")
         status = self._create(spec, [_weight(w) for w in spec.weights], made)
@@ -193,34 +194,14 @@ class _Layer(ABC):
         if status != lib.EIE_OK:
             raise InputError(f"{what}: {message(status)}", where=self.where)
 
-    def bias(self, inputs: Sequence[Array | None], slot: int, size: int) -> Array | None:
-        bias = inputs[slot] if len(inputs) > slot else None
-        if bias is None:
-            return None
-        bias = as_float32(bias, self.where)
-        if bias.shape != (size,):
-            raise InputError(f"the bias has the shape {list(bias.shape)} instead of [{size}]", where=self.where)
-        return bias
-
-    def first(self, inputs: Sequence[Array | None]) -> npt.NDArray[np.float32]:
-        x = inputs[0] if inputs else None
-        if x is None:
-            raise InputError("input X is missing", where=self.where)
-        return as_float32(x, self.where)
-
 
 class _Gemm(_Layer):
     def _create(self, spec: LayerSpec, weights: Sequence[tuple[Any, ...]], made: Any) -> int:
-        self.out, self.inner = spec.weights[0].shape
+        self.out = spec.weights[0].shape[0]
         return int(lib.eie_gemm_create(weights[0][0], _FORMATS[spec.activations], made))
 
     def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
-        x = self.first(inputs)
-        if x.ndim < 1 or x.shape[-1] != self.inner:
-            raise InputError(
-                f"X has the shape {list(x.shape)}; its last dimension should be {self.inner}", where=self.where
-            )
-        bias = self.bias(inputs, 1, self.out)
+        x, bias = self.inputs.gemm(inputs)
         y = np.empty((*x.shape[:-1], self.out), np.float32)
         self.check(
             lib.eie_gemm_run(self._layer, _floats(x), math.prod(x.shape[:-1]), _floats(bias), _floats(y), self._pool),
@@ -231,10 +212,7 @@ class _Gemm(_Layer):
 
 class _Conv(_Layer):
     def _create(self, spec: LayerSpec, weights: Sequence[tuple[Any, ...]], made: Any) -> int:
-        self.rank = len(spec.weights[0].shape)
-        shape, group = spec.weights[0].shape, spec.attributes.get("group", 1)
-        self.out = shape[1] * group if spec.op == "ConvTranspose" else shape[0]
-        self.inner = shape[0] if spec.op == "ConvTranspose" else shape[1] * group
+        shape = spec.weights[0].shape
         return int(
             lib.eie_conv_create(
                 weights[0][0], _conv_params(spec.op, spec.attributes, shape), _FORMATS[spec.activations], made
@@ -242,12 +220,8 @@ class _Conv(_Layer):
         )
 
     def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
-        x = self.first(inputs)
-        if x.ndim != self.rank or x.shape[1] != self.inner:
-            raise InputError(f"X has the shape {list(x.shape)}; it should have {self.rank} dimensions and {self.inner} channels",
-                             where=self.where)  # fmt: skip
-        bias = self.bias(inputs, 1, self.out)
-        sizes, found = ffi.new("int64_t[]", list(x.shape[1:])), ffi.new("int64_t[]", self.rank - 1)
+        x, bias = self.inputs.conv(inputs)
+        sizes, found = ffi.new("int64_t[]", list(x.shape[1:])), ffi.new("int64_t[]", x.ndim - 1)
         self.check(lib.eie_conv_output_dims(self._layer, sizes, found), f"can't take X of shape {list(x.shape)}")
         y = np.empty((x.shape[0], *found), np.float32)
         self.check(
@@ -267,60 +241,22 @@ class _Recurrent(_Layer):
         params.input_forget = a.get("input_forget", 0)
         params.linear_before_reset = a.get("linear_before_reset", 0)
         params.clip = a.get("clip", 0.0)
-        self.directions, self.gates, self.hidden = r[0], r[1] // r[2], r[2]
-        self.inner, self.layout, self.lstm = spec.weights[0].shape[2], params.layout, spec.op == "LSTM"
-        self.wanted = [*spec.outputs, False, False, False][: 3 if self.lstm else 2]
+        self.directions, self.hidden, self.layout = r[0], r[2], params.layout
+        self.wanted = [*spec.outputs, False, False, False][: 3 if spec.op == "LSTM" else 2]
         return int(lib.eie_recurrent_create(weights[0][0], weights[1][0], params, _FORMATS[spec.activations], made))
 
-    def _optional(self, inputs: Sequence[Array | None], slot: int, name: str, shape: tuple[int, ...]) -> Array | None:
-        array = inputs[slot] if len(inputs) > slot else None
-        if array is None:
-            return None
-        array = as_float32(array, self.where)
-        if array.shape != shape:
-            raise InputError(f"{name} has the shape {list(array.shape)} instead of {list(shape)}", where=self.where)
-        return array
-
-    def _lengths(self, inputs: Sequence[Array | None], batch: int, time: int) -> Array | None:
-        lengths = inputs[2] if len(inputs) > 2 else None
-        if lengths is None:
-            return None
-        if lengths.dtype != np.int32 or lengths.shape != (batch,):
-            raise InputError(
-                f"sequence_lens is {lengths.dtype} {list(lengths.shape)} instead of int32 [{batch}]", where=self.where
-            )
-        if lengths.size and (lengths.min() < 0 or lengths.max() > time):
-            raise InputError(
-                f"sequence_lens has {lengths.min()} to {lengths.max()}, X has {time} steps", where=self.where
-            )
-        return np.ascontiguousarray(lengths)
-
     def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
-        x = self.first(inputs)
-        if x.ndim != 3 or x.shape[2] != self.inner:
-            raise InputError(
-                f"X has the shape {list(x.shape)}; it should be [steps, batch, {self.inner}]", where=self.where
-            )
-        batch, time = (x.shape[0], x.shape[1]) if self.layout else (x.shape[1], x.shape[0])
-        d, h = self.directions, self.hidden
+        given = self.inputs.recurrence(inputs)
+        batch, time, d, h = given.batch, given.steps, self.directions, self.hidden
         state = (batch, d, h) if self.layout else (d, batch, h)
-        bias = self._optional(inputs, 1, "B", (d, 2 * self.gates * h))
-        lengths = self._lengths(inputs, batch, time)
-        initial_h = self._optional(inputs, 3, "initial_h", state)
-        initial_c = self._optional(inputs, 4, "initial_c", state) if self.lstm else None
-        peephole = self._optional(inputs, 5, "P", (d, 3 * h)) if self.lstm else None
         full = (batch, time, d, h) if self.layout else (time, d, batch, h)
         outputs: list[Array | None] = [np.empty(shape, np.float32) if wanted else None
                                        for shape, wanted in zip((full, state, state), self.wanted, strict=False)]  # fmt: skip
         io = ffi.new("eie_recurrent_io *")
-        io.x, io.time, io.batch = _floats(x), time, batch
-        io.sequence_lengths = ffi.NULL if lengths is None else ffi.from_buffer("int32_t[]", lengths)
-        io.bias, io.initial_h, io.initial_c, io.peephole = (
-            _floats(bias),
-            _floats(initial_h),
-            _floats(initial_c),
-            _floats(peephole),
-        )
+        io.x, io.time, io.batch = _floats(given.x), time, batch
+        io.sequence_lengths = ffi.NULL if given.lengths is None else ffi.from_buffer("int32_t[]", given.lengths)
+        io.bias, io.peephole = _floats(given.bias), _floats(given.peephole)
+        io.initial_h, io.initial_c = _floats(given.initial_h), _floats(given.initial_c)
         io.y, io.y_h, io.y_c = (_floats(a) for a in [*outputs, None][:3])
         self.check(lib.eie_recurrent_run(self._layer, io, self._pool), "can't run")
         return outputs
@@ -328,23 +264,12 @@ class _Recurrent(_Layer):
 
 class _Gather(_Layer):
     def _create(self, spec: LayerSpec, weights: Sequence[tuple[Any, ...]], made: Any) -> int:
-        self.rows, self.shape = spec.weights[0].shape[0], spec.weights[0].shape[1:]
+        self.shape = spec.weights[0].shape[1:]
         return int(lib.eie_gather_create(weights[0][0], made))
 
     def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
-        indices = inputs[0] if inputs else None
-        if indices is None or indices.dtype not in (np.dtype(np.int64), np.dtype(np.int32)):
-            raise InputError(
-                f"the indices are {None if indices is None else indices.dtype} instead of int64 or int32",
-                where=self.where,
-            )
-        picked = np.ascontiguousarray(indices, np.int64)
-        if picked.size and not (-self.rows <= picked.min() and picked.max() < self.rows):
-            raise InputError(
-                f"the indices go from {picked.min()} to {picked.max()}, the table has {self.rows} rows",
-                where=self.where,
-            )
-        y = np.empty((*indices.shape, *self.shape), np.float32)
+        picked = self.inputs.indices(inputs)
+        y = np.empty((*picked.shape, *self.shape), np.float32)
         self.check(
             lib.eie_gather_run(self._layer, ffi.from_buffer("int64_t[]", picked), picked.size, _floats(y)), "can't run"
         )

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from .. import numerics
 from ..errors import FormatError, InputError
 from ..weight import Weight
-from .base import ACTIVATIONS, Activations, Array, Compiled, LayerSpec, Run, as_float32
+from .base import ACTIVATIONS, Activations, Array, Compiled, LayerSpec, Run
+from .inputs import LayerInputs
 
 Floats = npt.NDArray[np.float32]
 _MOST = 1 << 25  # weights a row of an exact sum may have
@@ -109,40 +110,15 @@ def _finished(sums: Array, activations: Activations, scale: Array, unit: Any, fi
     return y
 
 
-def _where(spec: LayerSpec) -> str:
-    return f"layer {spec.name!r} ({spec.op})"
-
-
-def _first(inputs: Sequence[Array | None], where: str) -> Floats:
-    if not inputs or inputs[0] is None:
-        raise InputError("input X is missing", where=where)
-    return as_float32(inputs[0], where)
-
-
-def _optional(
-    inputs: Sequence[Array | None], slot: int, name: str, shape: tuple[int, ...], where: str
-) -> Floats | None:
-    array = inputs[slot] if slot < len(inputs) else None
-    if array is None:
-        return None
-    array = as_float32(array, where)
-    if array.shape != shape:
-        raise InputError(f"{name} has the shape {list(array.shape)} instead of {list(shape)}", where=where)
-    return array
-
-
 # -- Gemm, Gather --------------------------------------------------------------------------------------------------------------
 
 
 def _gemm(spec: LayerSpec, backend: ReferenceBackend) -> Run:
-    matrix, where = backend.matrix(spec, spec.weights[0]), _where(spec)
+    matrix, given = backend.matrix(spec, spec.weights[0]), LayerInputs(spec)
     out, inner = spec.weights[0].shape
 
     def run(inputs: Sequence[Array | None]) -> list[Array | None]:
-        x = _first(inputs, where)
-        if x.ndim < 1 or x.shape[-1] != inner:
-            raise InputError(f"X has the shape {list(x.shape)}; its last dimension should be {inner}", where=where)
-        bias = _optional(inputs, 1, "the bias", (out,), where)
+        x, bias = given.gemm(inputs)
         y = matrix(x.reshape(int(np.prod(x.shape[:-1], dtype=np.int64)), inner))
         return [(y if bias is None else y + bias).reshape(*x.shape[:-1], out)]
 
@@ -150,20 +126,10 @@ def _gemm(spec: LayerSpec, backend: ReferenceBackend) -> Run:
 
 
 def _gather(spec: LayerSpec, backend: ReferenceBackend) -> Run:
-    table, where = spec.weights[0], _where(spec)
+    table, given = spec.weights[0], LayerInputs(spec)
 
     def run(inputs: Sequence[Array | None]) -> list[Array | None]:
-        indices = inputs[0] if inputs else None
-        if indices is None or indices.dtype not in (np.dtype(np.int64), np.dtype(np.int32)):
-            raise InputError(
-                f"the indices are {None if indices is None else indices.dtype} instead of int64 or int32", where=where
-            )
-        rows = table.shape[0]
-        if indices.size and not (-rows <= indices.min() and indices.max() < rows):
-            raise InputError(
-                f"the indices go from {indices.min()} to {indices.max()}, the table has {rows} rows", where=where
-            )
-        return [table.codebook[table.codes[indices]]]
+        return [table.codebook[table.codes[given.indices(inputs)]]]
 
     return run
 
@@ -217,9 +183,10 @@ class Convolution:
     def __init__(self, spec: LayerSpec, backend: ReferenceBackend) -> None:
         a, shape = spec.attributes, spec.weights[0].shape
         self.spec, self.kernel, self.transposed = spec, shape[2:], spec.op == "ConvTranspose"
+        self.given = LayerInputs(spec)
         n = len(self.kernel)
         group = int(a.get("group", 1))
-        self.channels, self.out = (shape[0], shape[1] * group) if self.transposed else (shape[1] * group, shape[0])
+        self.out = shape[1] * group if self.transposed else shape[0]
         self.strides = a.get("strides") or [1] * n
         self.dilations = a.get("dilations") or [1] * n
         self.pads = a.get("pads") or [0] * 2 * n
@@ -229,19 +196,13 @@ class Convolution:
         self.taps = backend.taps(spec)
 
     def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
-        x, where = _first(inputs, _where(self.spec)), _where(self.spec)
-        rank = len(self.kernel) + 2
-        if x.ndim != rank or x.shape[1] != self.channels or 0 in x.shape[2:]:
-            raise InputError(
-                f"X has the shape {list(x.shape)}; it should have {rank} dimensions and {self.channels} channels",
-                where=where,
-            )
-        bias = _optional(inputs, 1, "the bias", (self.out,), where)
+        x, bias = self.given.conv(inputs)
         axes = [self._axis(axis, n, list(x.shape)) for axis, n in enumerate(x.shape[2:])]
         sizes = [size for size, _ in axes]
-        if math.prod((len(x), self.out, *sizes)) > _MOST_OUTPUTS:
-            raise InputError(f"the output would have the shape {[len(x), self.out, *sizes]}, more values than backend "
-                             "reference holds", where=where, hint="Run it on cpu, or look at the layer's strides and pads")  # fmt: skip
+        whole = (len(x), self.out, *sizes)
+        if math.prod(whole) > _MOST_OUTPUTS:
+            raise InputError(f"the output would have the shape {list(whole)}, more values than backend reference holds",
+                             where=self.given.where, hint="Run it on cpu, or look at the layer's strides and pads")  # fmt: skip
         q, scale, finite = _quantized(x, self.spec.activations)
         sums = self.taps.sums(q, sizes, list(self._places(x.shape[2:], axes)), self.out)
         y = _finished(sums, self.spec.activations, scale, self.taps.unit, finite)
@@ -259,13 +220,13 @@ class Convolution:
                 size = self.output_shape[axis] if self.output_shape else min(reach, n * stride)
                 begin, _ = self._share(max(0, reach - size))
             if size < 1:
-                raise InputError(f"can't take X of shape {shape}: the output would be empty", where=_where(self.spec))
+                raise InputError(f"can't take X of shape {shape}: the output would be empty", where=self.given.where)
             return size, begin
         if same:
             begin, end = self._share(max(0, (-(-n // stride) - 1) * stride + span - n))
         if n + begin + end < span:
             raise InputError(f"can't take X of shape {shape}: the kernel is larger than the padded input",
-                             where=_where(self.spec))  # fmt: skip
+                             where=self.given.where)  # fmt: skip
         return (n + begin + end - span) // stride + 1, begin
 
     def _share(self, total: int) -> tuple[int, int]:
@@ -298,7 +259,7 @@ class _Recurrent(ABC):
 
     def __init__(self, spec: LayerSpec, backend: ReferenceBackend) -> None:
         a = spec.attributes
-        self.spec, self.where = spec, _where(spec)
+        self.spec, self.given = spec, LayerInputs(spec)
         w, r = spec.weights
         self.directions, self.hidden, self.inner = r.shape[0], r.shape[2], w.shape[2]
         self.reverse = [a.get("direction", "forward") == "reverse", True][: self.directions]
@@ -322,18 +283,12 @@ class _Recurrent(ABC):
         """One step of all sequences that still run: x [batch, input], h and c [batch, hidden], bias [2 * gates * hidden]."""
 
     def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
-        x = _first(inputs, self.where)
-        if x.ndim != 3 or x.shape[2] != self.inner:
-            raise InputError(
-                f"X has the shape {list(x.shape)}; it should be [steps, batch, {self.inner}]", where=self.where
-            )
-        x = x.swapaxes(0, 1) if self.layout else x
-        time, batch, d, n = x.shape[0], x.shape[1], self.directions, self.hidden
-        state = (batch, d, n) if self.layout else (d, batch, n)
-        bias = _optional(inputs, 1, "B", (d, 2 * self.gates * n), self.where)
-        lengths = self._lengths(inputs, batch, time)
-        h, c = (self._state(inputs, slot, name, state) for slot, name in ((3, "initial_h"), (4, "initial_c")))
-        peephole = _optional(inputs, 5, "P", (d, 3 * n), self.where) if self.gates == 4 else None
+        given = self.given.recurrence(inputs)
+        x = given.x.swapaxes(0, 1) if self.layout else given.x
+        time, batch, d, n = given.steps, given.batch, self.directions, self.hidden
+        lengths = np.full(batch, time) if given.lengths is None else given.lengths.astype(np.int64)
+        h, c = (self._state(initial, (d, batch, n)) for initial in (given.initial_h, given.initial_c))
+        bias, peephole = given.bias, given.peephole
         y = np.zeros((time, d, batch, n), np.float32)
         for k in range(d):
             held = np.zeros(2 * self.gates * n, np.float32) if bias is None else bias[k]
@@ -354,25 +309,10 @@ class _Recurrent(ABC):
             for o, w in zip(outputs[: 3 if self.gates == 4 else 2], wanted, strict=False)
         ]
 
-    def _state(self, inputs: Sequence[Array | None], slot: int, name: str, shape: tuple[int, ...]) -> Floats:
-        given = _optional(inputs, slot, name, shape, self.where) if slot < 4 or self.gates == 4 else None
+    def _state(self, given: Floats | None, shape: tuple[int, ...]) -> Floats:
         if given is None:
-            given = np.zeros(shape, np.float32)
-        return np.array(given.swapaxes(0, 1) if self.layout else given, np.float32)
-
-    def _lengths(self, inputs: Sequence[Array | None], batch: int, time: int) -> npt.NDArray[np.int64]:
-        lengths = inputs[2] if len(inputs) > 2 else None
-        if lengths is None:
-            return np.full(batch, time, np.int64)
-        if lengths.dtype != np.int32 or lengths.shape != (batch,):
-            raise InputError(
-                f"sequence_lens is {lengths.dtype} {list(lengths.shape)} instead of int32 [{batch}]", where=self.where
-            )
-        if lengths.size and (lengths.min() < 0 or lengths.max() > time):
-            raise InputError(
-                f"sequence_lens has {lengths.min()} to {lengths.max()}, X has {time} steps", where=self.where
-            )
-        return lengths.astype(np.int64)
+            return np.zeros(shape, np.float32)
+        return np.array(given.swapaxes(0, 1) if self.layout else given)
 
 
 class _Lstm(_Recurrent):
