@@ -16,6 +16,7 @@ from eie.runtime.artifact import eie_nodes
 from eie.runtime.backends.hardware import HardwareBackend
 from eie.runtime.errors import nearest
 from eie.runtime.hardware.config import Config
+from eie.runtime.hardware.program import MAGIC
 from eie.runtime.hardware.trace import trace_events
 from eie.runtime.modelfile import load_model
 
@@ -105,6 +106,9 @@ def command(
 
 def _ready(model: Path, input: Path | None, bars: Bars) -> tuple[bytes, Feeds]:
     """The artifact's bytes, made by the default recipe where a plain model is given, and input it runs on."""
+    if model.is_file() and model.open("rb").read(len(MAGIC)) == MAGIC:
+        raise ModelError("is a program: what it computes between its layers is not in it", where=str(model),
+                         hint="Give the artifact it was made from; `eie disasm` shows the program.")  # fmt: skip
     proto = load_model(model)
     if not any(True for _ in eie_nodes(proto)):
         result = optimize(model, progress=bars)

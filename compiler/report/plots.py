@@ -75,12 +75,17 @@ def comparison_plots(found: dict[str, Any]) -> list[tuple[str, str, list[bytes]]
 def _bars(names: Sequence[str], title: str) -> tuple[Any, Any]:
     """An axis with a row a layer, as wide as half a page: two stand beside each other, or below on a phone."""
     figure, (axis,) = _figure(1, 5.0, 1.1 + 0.2 * len(names))
-    axis.set_yticks(range(len(names)), [elided(n, 26) for n in names], fontsize=8)
+    axis.set_yticks(range(len(names)), [_plain(elided(n, 26)) for n in names], fontsize=8)
     axis.invert_yaxis()
     axis.grid(alpha=0.3, axis="x")
     axis.tick_params(axis="x", labelsize=8)
     axis.set_title(title, fontsize=9)
     return figure, axis
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib draws as it is: between dollars it would read mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _stacked(names: Sequence[str], title: str, parts: dict[str, list[float]]) -> bytes:

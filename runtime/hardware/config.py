@@ -5,11 +5,14 @@ A configuration is a TOML file; the presets lie beside this module, to be copied
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
+
+import numpy as np
 
 from ..errors import UserError, nearest
 
@@ -70,6 +73,8 @@ class Config:
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
+            if isinstance(getattr(self, name), np.generic):
+                object.__setattr__(self, name, getattr(self, name).item())
             _check_type(name, kind, getattr(self, name))
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
@@ -174,13 +179,7 @@ class Config:
         """The text that ``parse`` reads back."""
         lines = []
         for key, value in asdict(self).items():
-            text = (
-                str(value).lower()
-                if isinstance(value, bool)
-                else f'"{value}"'
-                if isinstance(value, str)
-                else str(value)
-            )
+            text = json.dumps(value)  # strings, numbers and truths are written the same way in TOML
             lines.append(f"{key} = {text}")
         return "\n".join(lines) + "\n"
 

@@ -48,9 +48,23 @@ class Image:
         Raises:
             UserError: more shared values than the machine's codes name, or an empty matrix.
         """
-        matrix = np.ascontiguousarray(codes, np.uint8)
-        if matrix.ndim != 2 or not matrix.size:
-            raise UserError(f"a matrix [outputs, inputs] is needed, not the shape {list(matrix.shape)}", where="codes")
+        given, codebook = np.asarray(codes), np.asarray(codebook)
+        if given.ndim != 2 or not given.size or given.dtype.kind not in "iu":
+            raise UserError(f"a matrix [outputs, inputs] of whole numbers is needed, not {given.dtype} {list(given.shape)}",
+                            where="codes")  # fmt: skip
+        if given.min() < 0 or given.max() > 255:
+            raise UserError(
+                f"go from {given.min()} to {given.max()}, and a codebook has up to 256 entries", where="codes"
+            )
+        if (
+            codebook.ndim != 1
+            or not codebook.size
+            or codebook.dtype.kind not in "fiu"
+            or not np.isfinite(codebook).all()
+            or codebook[0]
+        ):
+            raise UserError("is no vector of finite numbers that begins with 0", where="codebook")
+        matrix = np.ascontiguousarray(given, np.uint8)
         if codebook.size > config.codebook_size or int(matrix.max()) >= codebook.size:
             raise UserError(f"the codebook has {codebook.size} entries and codes up to {int(matrix.max())}; this machine's "
                             f"codes of {config.code_bits} bits name {config.codebook_size}", where=config.name,

@@ -76,6 +76,13 @@ def efficiency(activity: Activity, config: Config) -> float:
     return activity.visited / max(1, activity.cycles * config.processing_elements)
 
 
+def _floats(values: Any, name: str) -> npt.NDArray[np.float32]:
+    try:
+        return np.asarray(values, np.float32)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{name} are no numbers: {error}", where="simulate_layer") from error
+
+
 def simulate_layer(codes: Array, codebook: Array, activations: Array, config: Config | None = None,
                    bias: Array | None = None, window: tuple[int, int] | None = None) -> LayerResult:  # fmt: skip
     """A fully connected layer on the accelerator, its weights already in SRAM; memories are taken to be large enough.
@@ -89,19 +96,23 @@ def simulate_layer(codes: Array, codebook: Array, activations: Array, config: Co
         window: cycles [from, to) whose events are wanted.
 
     Raises:
-        InputError: shapes that do not fit each other.
-        UserError: more shared values than the machine's codes name.
+        InputError: shapes that do not fit each other, activations that are not finite, a window that is none.
+        UserError: codes or a codebook that can't be, more shared values than the machine's codes name.
     """
-    config = config or Config()
-    codes, x = np.asarray(codes), np.asarray(activations, np.float32)
+    config = Config() if config is None else config
+    codes, x, values = np.asarray(codes), _floats(activations, "activations"), _floats(codebook, "codebook")
     if codes.ndim != 2 or x.shape != codes.shape[1:]:
         raise InputError(f"activations have the shape {list(x.shape)} instead of the inputs of codes {list(codes.shape)}",
                          where="simulate_layer")  # fmt: skip
-    if bias is not None and np.shape(bias) != codes.shape[:1]:
+    if bias is not None:
+        bias = _floats(bias, "bias")
+    if bias is not None and bias.shape != codes.shape[:1]:
         raise InputError(
             f"bias has the shape {list(np.shape(bias))} instead of {list(codes.shape[:1])}", where="simulate_layer"
         )
-    image = Image.encode(codes, np.asarray(codebook, np.float32), config, bias)
+    if window is not None and not 0 <= window[0] < window[1] < 1 << 62:
+        raise InputError(f"{window} is no window of cycles [from, to)", where="simulate_layer")
+    image = Image.encode(codes, values, config, bias)
     q, exponent, finite = numerics.quantize_i16(x[None])
     if not finite.all():
         raise InputError("activations hold NaN or infinity", where="simulate_layer")
@@ -120,7 +131,7 @@ def simulate_layer(codes: Array, codebook: Array, activations: Array, config: Co
         efficiency=efficiency(a, config),
         energy=energy(a, config),
         microseconds=config.microseconds(a.cycles),
-        output=y if bias is None else y + np.asarray(bias, np.float32),
+        output=y if bias is None else y + bias,
         loads=ran.loads[:, 0],
         fits=image.misfit(config) is None,
         events=ran.events,

@@ -71,6 +71,7 @@ def test_what_can_not_be_lowered_or_read(pair: tuple[Path, Path], tmp_path: Path
     content = program.read_bytes()
     program.write_bytes(content[:300] + b"\xff" + content[301:])
     assert_refused("disasm", program, says="checksum")
+    assert_refused("simulate", program, says="is a program")
     assert_refused("disasm", pair[1], says="no program of the accelerator")
 
 
@@ -217,6 +218,28 @@ def test_compare(pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert page.tags.count("svg") == 6
     assert "script" not in page.tags
     assert "of original" in call("compare", *pair, "--backends", "cpu", "--runs", "2").stdout
+
+
+def test_names_are_no_markup_on_the_page(tmp_path: Path) -> None:
+    dense, artifact = compress(model(TEXT, w=f32(60, 70), v=f32(70, 10)))
+    for proto, name in ((dense, "m.onnx"), (artifact, "m.eie.onnx")):
+        proto.graph.node[0].name = "<script>alert(1)</script>$\\frac{$&amp;"
+        onnx.save(proto, tmp_path / name)
+    html = tmp_path / "c.html"
+    call(
+        "compare",
+        tmp_path / "m.onnx",
+        tmp_path / "m.eie.onnx",
+        "--runs",
+        "1",
+        "--backends",
+        "cpu,hardware",
+        "--html",
+        html,
+    )
+    page = Page()
+    page.feed(html.read_text())
+    assert "script" not in page.tags
 
 
 def test_what_can_not_be_compared(pair: tuple[Path, Path], tmp_path: Path) -> None:

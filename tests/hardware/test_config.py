@@ -47,6 +47,8 @@ def test_files_and_short_names(tmp_path: Path) -> None:
     assert (config.name, config.processing_elements, config.fifo_slots) == ("mine", 16, 8)
     assert Config.load("eie-64").name == "eie-64-45nm"
     assert config.microseconds(1000) == 2
+    odd = config.changed(name='a "b"\n\\c', processing_elements=np.int64(8))
+    assert Config.parse(odd.to_toml(), "x") == odd
 
 
 @pytest.mark.parametrize(

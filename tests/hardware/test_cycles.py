@@ -154,6 +154,18 @@ def test_what_does_not_fit_is_said() -> None:
         simulate_layer(codes, np.linspace(0, 1, 20).astype(np.float32), x)
     with pytest.raises(InputError, match="bias"):
         simulate_layer(codes, BOOK, x, bias=np.zeros(3))
+    for bad, says in ((codes - 1.5, "whole numbers"), (codes.astype(int) - 1, "go from -1"), (codes[:0], "is needed"),
+                      (codes.astype(int) + 300, "up to 256")):  # fmt: skip
+        with pytest.raises(UserError, match=says):
+            simulate_layer(bad, BOOK, x[: bad.shape[1]])
+    for book in (BOOK + 2, BOOK.reshape(4, 4), BOOK[:0], np.where(BOOK > 0.5, np.nan, BOOK)):
+        with pytest.raises(UserError, match="begins with 0"):
+            simulate_layer(codes * 0, book, x)
+    with pytest.raises(InputError, match="no numbers"):
+        simulate_layer(codes, BOOK, np.array(["a"] * 8))
+    for window in ((-5, 10), (10, 5)):
+        with pytest.raises(InputError, match="no window"):
+            simulate_layer(codes, BOOK, x, window=window)
 
 
 @pytest.fixture(scope="module")
