@@ -9,10 +9,10 @@ import typer
 from rich.table import Table
 
 from eie.runtime.hardware.config import Config, presets
-from eie.runtime.hardware.layers import lower_model
 from eie.runtime.hardware.program import to_bytes
 
 from ..files import check_writable, write_beside
+from ..lowering.program import lower_model
 from ..report.table import console, printable, size
 from .common import Json, ModelPath, print_json
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..artifact import specs
+from eie.runtime.artifact import specs
+from eie.runtime.backends.hardware import HardwareBackend
+from eie.runtime.hardware.config import Config
+from eie.runtime.hardware.lower import widened
+from eie.runtime.hardware.program import LayerProgram
+from eie.runtime.modelfile import Source, describe
+
 from ..errors import FormatError
-from ..modelfile import Source
-from .config import Config
-from .program import LayerProgram
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,9 @@ def lower_model(source: Source, config: Config) -> LoweredModel:
     Raises:
         FormatError: the artifact is damaged, or a layer does not fit the machine, not even in tiles.
     """
-    from ..backends.hardware import HardwareBackend
-    from .lower import widened
-
     found = list(specs(source, "i16"))
     if not found:
-        raise FormatError("holds no compressed layers", where=str(source) if not isinstance(source, bytes) else "model",
-                          hint="`optimize` makes artifacts")  # fmt: skip
+        raise FormatError("holds no compressed layers", where=describe(source), hint="`optimize` makes artifacts")
     config = widened(config, max(w.codebook.size for spec in found for w in spec.weights))
     backend, host = HardwareBackend(config), {}
     for spec in found:
