@@ -6,7 +6,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,21 +126,89 @@ def split(
         UserError: an input is missing, an array is neither an input nor ``label``, has another number of axes, or arrays
             differ in how many samples they hold.
     """
-    missing = [i.name for i in inputs if i.name not in data]
+    _check_arrays(data, inputs, where)
+    cuts = [_Cut.of(np.asarray(data[i.name]), i) for i in inputs]
+    alone = any(cut.stack or cut.fixed for cut in cuts)  # an input that takes its samples as they come sets the pace
+    cuts = [cut.with_batch(1 if alone else batch) for cut in cuts]
+    many = [cut for cut in cuts if cut.runs not in (None, 1)]
+    if len({cut.runs for cut in many}) > 1:
+        counts = ", ".join(f"{cut.name} {len(cut.array)}" for cut in many)
+        raise UserError(f"arrays hold different numbers of samples: {counts}", where=where)
+    total = many[0].runs or 0 if many else 1
+    if not total:
+        raise UserError("the arrays hold no samples", where=where)
+    feeds = [{cut.name: cut.part(run, total) for cut in cuts} for run in range(total)]
+    if LABEL not in data or any(i.name == LABEL for i in inputs):
+        return feeds, None
+    samples = max([len(cut.array) for cut in cuts if cut.runs is not None], default=1)
+    return feeds, _labels(data[LABEL], samples, where)
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """How an array is cut into runs.
+
+    Attributes:
+        name, array: of the input.
+        stack: a run takes one item of the first axis, which is one more than the input has.
+        fixed: samples a run takes along the first axis, where the model says how many; 0 where it does not.
+        open: the first axis counts samples, and a run may take any number.
+        batch: of an open one.
+    """
+
+    name: str
+    array: Array
+    stack: bool = False
+    fixed: int = 0
+    open: bool = False
+    batch: int = 1
+
+    @classmethod
+    def of(cls, array: Array, given: Input) -> _Cut:
+        dims = given.dims
+        if dims is None or array.ndim == 0:
+            return cls(given.name, array)
+        if array.ndim == len(dims) + 1:
+            return cls(given.name, array, stack=True)
+        if dims and dims[0] is None:
+            return cls(given.name, array, open=True)
+        if dims and dims[0] and len(array) % dims[0] == 0:
+            return cls(given.name, array, fixed=dims[0])
+        return cls(given.name, array)
+
+    def with_batch(self, batch: int) -> _Cut:
+        return replace(self, batch=batch)
+
+    @property
+    def runs(self) -> int | None:
+        """How many runs the array is for; None: it goes into every run."""
+        if self.stack:
+            return len(self.array)
+        if self.open:
+            return -(-len(self.array) // self.batch)
+        return len(self.array) // self.fixed if self.fixed else None
+
+    def part(self, run: int, total: int) -> Array:
+        """What one of ``total`` runs takes."""
+        if self.runs != total or (total == 1 and not self.stack):
+            return self.array
+        if self.stack:
+            return np.asarray(self.array[run])
+        size = self.fixed or self.batch
+        return self.array[run * size : (run + 1) * size]
+
+
+def _check_arrays(data: Mapping[str, Array], inputs: Sequence[Input], where: str) -> None:
+    """Every input has an array of its type and rank, and every array an input."""
+    names = [i.name for i in inputs]
+    missing = [name for name in names if name not in data]
     if missing:
-        raise UserError(
-            f"no array for input {missing[0]!r}",
-            where=where,
-            hint=f"Inputs: {', '.join(i.name for i in inputs)}; arrays given: {', '.join(data) or 'none'}.",
-        )
-    known = {i.name for i in inputs} | {LABEL}
-    strange = [name for name in data if name not in known]
+        hint = f"Inputs: {', '.join(names)}; arrays given: {', '.join(data) or 'none'}."
+        raise UserError(f"no array for input {missing[0]!r}", where=where, hint=hint)
+    strange = [name for name in data if name not in (*names, LABEL)]
     if strange:
-        raise UserError(
-            f"array {strange[0]!r} is no input of the model", where=where, hint=nearest(strange[0], sorted(known))
-        )
-    sliced: dict[str, int] = {}  # name -> samples a run takes from it; 0: one whole item of a stack
-    wide = batch
+        hint = nearest(strange[0], sorted({*names, LABEL}))
+        raise UserError(f"array {strange[0]!r} is no input of the model", where=where, hint=hint)
     for i in inputs:
         array = np.asarray(data[i.name])
         if i.dtype is not None and array.dtype != i.dtype and not (i.dtype.hasobject and array.dtype.kind in "UST"):
@@ -150,55 +218,14 @@ def split(
             dims = ", ".join("?" if d is None else str(d) for d in i.dims)
             raise UserError(f"array {i.name!r} has the shape {list(array.shape)}, and the input takes [{dims}]", where=where,
                             hint="One axis more is taken for a stack of inputs.")  # fmt: skip
-        if i.dims is None or array.ndim == 0:
-            continue
-        if array.ndim == len(i.dims) + 1:
-            sliced[i.name], wide = 0, 1
-        elif i.dims and i.dims[0] is None:
-            sliced[i.name] = -1
-        elif i.dims and i.dims[0] and len(array) % i.dims[0] == 0:
-            sliced[i.name] = i.dims[0]
-            wide = min(wide, 1) if i.dims[0] == 1 else wide
-    fixed = {n for n in sliced.values() if n > 0}
-    if fixed and any(n == -1 for n in sliced.values()):
-        wide = 1
-    runs = {}
-    for name, take in sliced.items():
-        count = len(data[name])
-        runs[name] = count if take == 0 else -(-count // wide) if take == -1 else count // take
-    many = {n: r for n, r in runs.items() if r != 1}
-    if len(set(many.values())) > 1:
-        raise UserError(
-            "arrays hold different numbers of samples: " + ", ".join(f"{n} {len(data[n])}" for n in many), where=where
-        )
-    total = next(iter(many.values()), 1)
-    if not total:
-        raise UserError("the arrays hold no samples", where=where)
-    feeds = []
-    for r in range(total):
-        feed: Feeds = {}
-        for i in inputs:
-            array = np.asarray(data[i.name])
-            if runs.get(i.name) != total or (total == 1 and sliced.get(i.name) != 0):
-                feed[i.name] = array
-            else:
-                take = sliced[i.name]
-                feed[i.name] = (
-                    np.asarray(array[r])
-                    if take == 0
-                    else array[r * wide : (r + 1) * wide]
-                    if take == -1
-                    else array[r * take : (r + 1) * take]
-                )
-        feeds.append(feed)
-    if LABEL not in data or any(i.name == LABEL for i in inputs):
-        return feeds, None
-    labels = np.asarray(data[LABEL]).reshape(-1)
+
+
+def _labels(given: Array, samples: int, where: str) -> Array:
+    labels = np.asarray(given).reshape(-1)
     whole = labels.dtype.kind in "biu" or (labels.dtype.kind == "f" and bool((labels % 1 == 0).all()))
     if not whole:
         raise UserError(f"{LABEL!r} holds no class numbers (it is {labels.dtype})", where=where,
                         hint="It holds the index of the right class for each sample: 0, 1, ...")  # fmt: skip
-    samples = max([len(data[n]) for n in sliced], default=1)
     if len(labels) != samples:
         raise UserError(f"{len(labels)} labels for {samples} samples", where=where)
-    return feeds, labels
+    return labels
