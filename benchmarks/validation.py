@@ -254,8 +254,8 @@ _EXPLAINED = """- Alex-8: the densities of table III are not those of the image 
 - NT-LSTM, Alex-7: within a tenth; one per cent more or less kept explains it (9 % stands for 8.5 to 9.5).
 """
 _TABLE_II = """## Table II
-Power of an element's modules at the paper's activity, and of all. The energies of accesses are derived from this table (docs/hardware.md), so it says
-only that nothing was lost on the way; the sums are the paper's own.
+Power of an element's modules at the paper's activity, and of all. The energies of accesses are derived from this table
+(docs/hardware.md), so it says only that nothing was lost on the way; the sums are the paper's own.
 
 """
 _TABLE_V = """## Table V
@@ -263,9 +263,9 @@ AlexNet's fc7 at 8.5 %, which table III rounds to 9 % (at 9.0 %: 5 % fewer frame
 
 """
 _ESE = """## ESE
-Nine matrices of an LSTM with projection, 32 channels, and the whole step; then both ways of pruning to 10 %. That the adder tree takes a row a cycle, the
-48 cycles of a switch, and the projection's loading explain the short matrices and Wym, and were chosen for that; the recurrent matrices, the total
-and the gains follow.
+Nine matrices of an LSTM with projection, 32 channels, and the whole step; then both ways of pruning to 10 %. That the adder tree
+takes a row a cycle, the 48 cycles of a switch, and the projection's loading explain the short matrices and Wym, and were chosen for
+that; the recurrent matrices, the total and the gains follow.
 
 """
 
