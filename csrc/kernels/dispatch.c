@@ -5,7 +5,8 @@
 
 #include "kernels/kernels.h"
 
-#define EIE_KERNEL(kind, type, name, isa, block, per, codes) {kind, #isa, #name "_" #isa, block, per, codes, (void (*)(void))name##_##isa},
+#define EIE_KERNEL(kind, type, name, isa, form, window, per, sets, unroll, codes) \
+    {kind, #isa, #name "_" #isa, form, window, per, sets, unroll, codes, (void (*)(void))name##_##isa},
 const eie_kernel eie_kernels[] = {
 #include "kernels/kernels.inc"
 };
@@ -103,4 +104,11 @@ const eie_kernel *eie_kernel_find(eie_kernel_kind kind, uint32_t codebook_size) 
         if (k->kind == kind && place(k->isa) >= now && (k->codes == 0 || codebook_size <= k->codes)) return k;
     }
     return NULL; /* can't happen: scalar has one of each kind for every codebook */
+}
+
+const eie_kernel *eie_kernel_other(const eie_kernel *than, uint32_t codebook_size) {
+    for (const eie_kernel *k = than + 1; k < eie_kernels + eie_kernel_count; k++) {
+        if (k->kind == than->kind && strcmp(k->isa, than->isa) == 0 && k->codes > 0 && codebook_size <= k->codes) return k;
+    }
+    return NULL;
 }

@@ -1,4 +1,4 @@
-/* Matrix kernels for AArch64: one table lookup picks from 64 bytes of activations, so a block is 64 bytes wide. */
+/* Matrix kernels for AArch64: one table lookup picks from 64 bytes of activations, so a window is 64 bytes wide. */
 #include "kernels/kernels.h"
 
 #ifdef EIE_ARM
@@ -16,96 +16,92 @@ static inline void store_rows(const int32x4_t *sums, int32_t *y) {
     for (int i = 0; i < 4; i++) vst1q_s32(y + 4 * i, vpaddq_s32(sums[2 * i], sums[2 * i + 1]));
 }
 
-void gemm_u8_code16_16x64_neon(const eie_panel *p, const void *x_, size_t begin, size_t end, void *y_) {
-    int32_t *y = y_;
+/* A group at a time, so that its weights are read from the cache by all but the first vector. */
+#define FOR_VECTORS(element, type, body)                                                                        \
+    for (size_t g = begin; g < end; g++) {                                                                      \
+        for (size_t v = 0; v < count; v++) {                                                                    \
+            body(p, g, (const element *)x + v * stride, (type *)y + (v * (end - begin) + g - begin) * EIE_ROWS); \
+        }                                                                                                       \
+    }
+
+static void code16(const eie_panel *p, size_t g, const uint8_t *x, int32_t *y) {
     const int8x16_t table = vld1q_s8((const int8_t *)p->table);
-    for (size_t g = begin; g < end; g++, y += EIE_ROWS) {
-        const uint8_t *x = x_;
-        const uint8_t *steps = p->steps + g * p->blocks, *index = p->index + p->first[g] * 64, *code = p->weight + p->first[g] * 32;
-        int32x4_t sums[8];
-        for (int i = 0; i < 8; i++) sums[i] = vdupq_n_s32(0);
-        for (size_t b = 0; b < p->blocks; b++, x += 64) {
-            const uint8x16x4_t block = vld1q_u8_x4(x);
-            for (size_t s = steps[b]; s > 0; s--, index += 64, code += 32) {
-                for (int h = 0; h < 2; h++) {
-                    uint8x16_t codes = vld1q_u8(code + 16 * h);
-                    int8x16_t first = vqtbl1q_s8(table, vandq_u8(codes, vdupq_n_u8(15)));
-                    int8x16_t second = vqtbl1q_s8(table, vshrq_n_u8(codes, 4));
-                    multiply_bytes(vqtbl4q_u8(block, vld1q_u8(index + 16 * h)), first, sums + 2 * h);
-                    multiply_bytes(vqtbl4q_u8(block, vld1q_u8(index + 32 + 16 * h)), second, sums + 4 + 2 * h);
-                }
-            }
+    const uint8_t *index = p->index + p->first[g] * 64, *code = p->weight + p->first[g] * 32;
+    int32x4_t sums[8];
+    for (int i = 0; i < 8; i++) sums[i] = vdupq_n_s32(0);
+    for (size_t s = p->first[g]; s < p->first[g + 1]; s += 2, index += 128, code += 64) {
+        const uint8x16x4_t first = vld1q_u8_x4(x + p->origin[s]), second = vld1q_u8_x4(x + p->origin[s + 1]);
+        for (int q = 0; q < 4; q++) {
+            const uint8x16_t codes = vld1q_u8(code + 16 * q);
+            multiply_bytes(vqtbl4q_u8(first, vld1q_u8(index + 16 * q)), vqtbl1q_s8(table, vandq_u8(codes, vdupq_n_u8(15))), sums + 2 * q);
+            multiply_bytes(vqtbl4q_u8(second, vld1q_u8(index + 64 + 16 * q)), vqtbl1q_s8(table, vshrq_n_u8(codes, 4)), sums + 2 * q);
         }
-        store_rows(sums, y);
     }
+    store_rows(sums, y);
 }
 
-void gemm_u8_value_16x64_neon(const eie_panel *p, const void *x_, size_t begin, size_t end, void *y_) {
-    int32_t *y = y_;
-    for (size_t g = begin; g < end; g++, y += EIE_ROWS) {
-        const uint8_t *x = x_;
-        const uint8_t *steps = p->steps + g * p->blocks, *index = p->index + p->first[g] * 64;
-        const int8_t *value = (const int8_t *)p->weight + p->first[g] * 64;
-        int32x4_t sums[8];
-        for (int i = 0; i < 8; i++) sums[i] = vdupq_n_s32(0);
-        for (size_t b = 0; b < p->blocks; b++, x += 64) {
-            const uint8x16x4_t block = vld1q_u8_x4(x);
-            for (size_t s = steps[b]; s > 0; s--, index += 64, value += 64) {
-                for (int q = 0; q < 4; q++) {
-                    multiply_bytes(vqtbl4q_u8(block, vld1q_u8(index + 16 * q)), vld1q_s8(value + 16 * q), sums + 2 * q);
-                }
-            }
-        }
-        store_rows(sums, y);
+static void value8(const eie_panel *p, size_t g, const uint8_t *x, int32_t *y) {
+    const uint8_t *index = p->index + p->first[g] * 64;
+    const int8_t *value = (const int8_t *)p->weight + p->first[g] * 64;
+    int32x4_t sums[8];
+    for (int i = 0; i < 8; i++) sums[i] = vdupq_n_s32(0);
+    for (size_t s = p->first[g]; s < p->first[g + 1]; s++, index += 64, value += 64) {
+        const uint8x16x4_t window = vld1q_u8_x4(x + p->origin[s]);
+        for (int q = 0; q < 4; q++) multiply_bytes(vqtbl4q_u8(window, vld1q_u8(index + 16 * q)), vld1q_s8(value + 16 * q), sums + 2 * q);
     }
+    store_rows(sums, y);
 }
 
-void gemm_i16_value_16x32_neon(const eie_panel *p, const void *x_, size_t begin, size_t end, void *y_) {
-    int64_t *y = y_;
-    for (size_t g = begin; g < end; g++, y += EIE_ROWS) {
-        const int16_t *x = x_;
-        const uint8_t *steps = p->steps + g * p->blocks, *index = p->index + p->first[g] * 32;
-        const int16_t *value = (const int16_t *)p->weight + p->first[g] * 32;
-        int64x2_t wide[8];
-        for (int i = 0; i < 8; i++) wide[i] = vdupq_n_s64(0);
-        for (size_t b = 0; b < p->blocks; b++, x += 32) {
-            const uint8x16x4_t block = vld1q_u8_x4((const uint8_t *)x);
-            for (size_t s = steps[b]; s > 0; s--, index += 32, value += 32) {
-                for (int q = 0; q < 4; q++) { /* 8 words: 4 rows of two entries */
-                    uint16x8_t at = vmovl_u8(vld1_u8(index + 8 * q));
-                    uint8x16_t bytes = vreinterpretq_u8_u16(vaddq_u16(vmulq_n_u16(at, 0x0202), vdupq_n_u16(0x0100)));
-                    int16x8_t picked = vreinterpretq_s16_u8(vqtbl4q_u8(block, bytes)), w = vld1q_s16(value + 8 * q);
-                    wide[2 * q] = vpadalq_s32(wide[2 * q], vmull_s16(vget_low_s16(picked), vget_low_s16(w)));
-                    wide[2 * q + 1] = vpadalq_s32(wide[2 * q + 1], vmull_high_s16(picked, w));
-                }
-            }
+static void value16(const eie_panel *p, size_t g, const int16_t *x, int64_t *y) {
+    const uint8_t *index = p->index + p->first[g] * 32;
+    const int16_t *value = (const int16_t *)p->weight + p->first[g] * 32;
+    int64x2_t wide[8];
+    for (int i = 0; i < 8; i++) wide[i] = vdupq_n_s64(0);
+    for (size_t s = p->first[g]; s < p->first[g + 1]; s++, index += 32, value += 32) {
+        const uint8x16x4_t window = vld1q_u8_x4((const uint8_t *)(x + p->origin[s]));
+        for (int q = 0; q < 4; q++) { /* 8 words: 4 rows of two entries */
+            const uint16x8_t at = vmovl_u8(vld1_u8(index + 8 * q));
+            const uint8x16_t bytes = vreinterpretq_u8_u16(vaddq_u16(vmulq_n_u16(at, 0x0202), vdupq_n_u16(0x0100)));
+            const int16x8_t picked = vreinterpretq_s16_u8(vqtbl4q_u8(window, bytes)), w = vld1q_s16(value + 8 * q);
+            wide[2 * q] = vpadalq_s32(wide[2 * q], vmull_s16(vget_low_s16(picked), vget_low_s16(w)));
+            wide[2 * q + 1] = vpadalq_s32(wide[2 * q + 1], vmull_high_s16(picked, w));
         }
-        for (int i = 0; i < 8; i++) vst1q_s64(y + 2 * i, wide[i]);
     }
+    for (int i = 0; i < 8; i++) vst1q_s64(y + 2 * i, wide[i]);
 }
 
-void gemm_f32_value_16x16_neon(const eie_panel *p, const void *x_, size_t begin, size_t end, void *y_) {
-    float *y = y_;
+static void value32(const eie_panel *p, size_t g, const float *x, float *y) {
     const uint32x4_t bytes_of_a_float = vdupq_n_u32(0x03020100);
-    for (size_t g = begin; g < end; g++, y += EIE_ROWS) {
-        const float *x = x_;
-        const uint8_t *steps = p->steps + g * p->blocks, *index = p->index + p->first[g] * 16;
-        const float *value = (const float *)p->weight + p->first[g] * 16;
-        float32x4_t sums[4];
-        for (int i = 0; i < 4; i++) sums[i] = vdupq_n_f32(0);
-        for (size_t b = 0; b < p->blocks; b++, x += 16) {
-            const uint8x16x4_t block = vld1q_u8_x4((const uint8_t *)x);
-            for (size_t s = steps[b]; s > 0; s--, index += 16, value += 16) {
-                uint8x16_t at = vld1q_u8(index);
-                uint16x8_t half[2] = {vmovl_u8(vget_low_u8(at)), vmovl_u8(vget_high_u8(at))};
-                for (int q = 0; q < 4; q++) {
-                    uint32x4_t column = vmovl_u16(q % 2 ? vget_high_u16(half[q / 2]) : vget_low_u16(half[q / 2]));
-                    uint8x16_t bytes = vreinterpretq_u8_u32(vmlaq_n_u32(bytes_of_a_float, column, 0x04040404));
-                    sums[q] = vfmaq_f32(sums[q], vreinterpretq_f32_u8(vqtbl4q_u8(block, bytes)), vld1q_f32(value + 4 * q));
-                }
-            }
+    const uint8_t *index = p->index + p->first[g] * 16;
+    const float *value = (const float *)p->weight + p->first[g] * 16;
+    float32x4_t sums[4];
+    for (int i = 0; i < 4; i++) sums[i] = vdupq_n_f32(0);
+    for (size_t s = p->first[g]; s < p->first[g + 1]; s++, index += 16, value += 16) {
+        const uint8x16x4_t window = vld1q_u8_x4((const uint8_t *)(x + p->origin[s]));
+        const uint8x16_t at = vld1q_u8(index);
+        const uint16x8_t half[2] = {vmovl_u8(vget_low_u8(at)), vmovl_u8(vget_high_u8(at))};
+        for (int q = 0; q < 4; q++) {
+            const uint32x4_t column = vmovl_u16(q % 2 ? vget_high_u16(half[q / 2]) : vget_low_u16(half[q / 2]));
+            const uint8x16_t bytes = vreinterpretq_u8_u32(vmlaq_n_u32(bytes_of_a_float, column, 0x04040404));
+            sums[q] = vfmaq_f32(sums[q], vreinterpretq_f32_u8(vqtbl4q_u8(window, bytes)), vld1q_f32(value + 4 * q));
         }
-        for (int i = 0; i < 4; i++) vst1q_f32(y + 4 * i, sums[i]);
     }
+    for (int i = 0; i < 4; i++) vst1q_f32(y + 4 * i, sums[i]);
+}
+
+void gemm_u8_code16_16x64_neon(const eie_panel *p, const void *x, size_t stride, size_t count, size_t begin, size_t end, void *y) {
+    FOR_VECTORS(uint8_t, int32_t, code16)
+}
+
+void gemm_u8_value_16x64_neon(const eie_panel *p, const void *x, size_t stride, size_t count, size_t begin, size_t end, void *y) {
+    FOR_VECTORS(uint8_t, int32_t, value8)
+}
+
+void gemm_i16_value_16x32_neon(const eie_panel *p, const void *x, size_t stride, size_t count, size_t begin, size_t end, void *y) {
+    FOR_VECTORS(int16_t, int64_t, value16)
+}
+
+void gemm_f32_value_16x16_neon(const eie_panel *p, const void *x, size_t stride, size_t count, size_t begin, size_t end, void *y) {
+    FOR_VECTORS(float, float, value32)
 }
 #endif

@@ -1,8 +1,8 @@
 /* The kernels: pure functions over packed weights. They allocate nothing, keep nothing, and read x past its end only as far
  * as this file says. kernels.inc lists each once; that list drives dispatch, tests and benchmarks.
  *
- * Names: operation, activation format, form of the weights, tile (rows x columns of a block), instruction set, as in
- * gemm_u8_code16_16x128_avx512.
+ * Names: operation, activation format, form of the weights, tile (rows x columns of a window), instruction set, as in
+ * gemm_u8_code16_16x64_avx512.
  */
 #ifndef EIE_KERNELS_H
 #define EIE_KERNELS_H
@@ -18,30 +18,51 @@
 #define EIE_ARM 1
 #endif
 
-/* ---- matrix times vector ------------------------------------------------------------------------------------------
- * Rows go in groups of 16, columns in blocks. In a block each row has a list of entries (column within the block, weight);
- * a step holds the next `per` entries of all 16 rows: those of row r at [r * per, (r + 1) * per). Rows with fewer entries
- * than the longest are padded with column 0, weight 0. */
-enum { EIE_ROWS = 16 };
+/* ---- matrix times vectors -----------------------------------------------------------------------------------------
+ * Rows go in groups of sixteen, or of twice sixteen ("sets"). A step takes up to `per` entries (weight, column) of each of
+ * sixteen rows; all lie in a window of x that begins at the step's origin and is as wide as the kernel can pick from. Each
+ * row's entries come in the order of their columns, and a window begins no later than the first entry that is left: so it
+ * slides as the slowest row allows, and rows lend each other's slack. Entries that a step lacks are column 0, weight 0.
+ * With two sets a lane serves two rows, one of them in a step. docs/kernels.md has what this wins.
+ *
+ * A step holds the entries of lane r at [r * per, (r + 1) * per). How they are written, by form:
+ *   EIE_VALUE    index: uint8, column within the window; weight: float, int16 or int8
+ *   EIE_CODE16   u8. index: uint8; weight, of two steps: 64 bytes, the first step's codes in the low nibbles
+ *   EIE_SPLIT16  u8, window 128. index: a byte with the code (low) and four bits of the column (high); high, of four steps: 64
+ *                bytes with the next two bits of the column, the first step's lowest; upper, of a step: 64 bits, the last one
+ *   EIE_WORD16   i16. index, of two steps: 32 words, the first step's column in the low byte; weight, of four steps: 32
+ *                words, the first step's codes in the lowest nibbles
+ *   EIE_TRIPLE32 f32, window 32. index, of three steps: 16 double words of column (5 bits), code (5 bits), ... from the lowest
+ * table: what codes stand for: int8[16], int16[16] or float[32]. */
+enum { EIE_ROWS = 16, EIE_SETS = 2, EIE_VECTORS = 8, EIE_PANEL = 65536 };
+typedef enum { EIE_VALUE, EIE_CODE16, EIE_SPLIT16, EIE_WORD16, EIE_TRIPLE32 } eie_form;
 
 typedef struct {
-    size_t groups, blocks;
-    const uint8_t *steps;  /* [groups, blocks]: steps of a block */
-    const size_t *first;   /* [groups]: the step a group begins with */
-    const uint8_t *index;  /* [steps, 16 * per]: column within the block */
-    const uint8_t *weight; /* [steps, ...]: by form */
-    const uint8_t *table;  /* what codes stand for, by form */
+    size_t groups;
+    const size_t *first;    /* [groups + 1]: the step a group begins with, a multiple of the kernel's `unroll` */
+    const uint16_t *origin; /* [steps]: the first column of a window */
+    const uint16_t *select; /* [steps], with two sets: the lanes that serve their second row */
+    const uint8_t *index, *weight, *high;
+    const uint64_t *upper;
+    const uint8_t *table;
 } eie_panel;
 
-/* Forms of the weights of a step:
- *   value:   16 * per numbers: float, int16 or int8
- *   code16:  u8 only: 8 * per bytes; byte i holds the codes of entries i (low nibble) and i + 8 * per; table int8[16]
- *   code32:  f32 only: 16 bytes, one code each; table float[32]
- *
- * y[r] for the 16 rows of groups begin to end: float (f32), int32 (u8) or int64 (i16). x: float, uint8 or int16, [blocks *
- * block] of them, all readable. u8 sums must fit int32: at most EIE_PANEL columns. */
-typedef void eie_gemm_kernel(const eie_panel *panel, const void *x, size_t begin, size_t end, void *y);
-enum { EIE_PANEL = 65536 };
+/* Sums of the rows of groups begin to end, for `count` (1 to EIE_VECTORS) vectors, `stride` elements apart: y[vector][group -
+ * begin][16 * sets], float (f32), int32 (u8) or int64 (i16). x: float, uint8 or int16; every window is readable. A panel
+ * has at most EIE_PANEL columns, so that u8 sums fit int32. */
+typedef void eie_gemm_kernel(const eie_panel *panel, const void *x, size_t stride, size_t count, size_t begin, size_t end, void *y);
+
+/* What a sum becomes: to[order[i]] = eie_scale_u8(sum[i] - zero * row_sum[i], factor) (+ bias[order[i]]), for i below n where
+ * order[i] is a row, that is below EIE_NO_ROW. bias may be NULL. */
+enum { EIE_NO_ROW = UINT32_MAX };
+typedef struct {
+    const uint32_t *order;
+    const int32_t *row_sum;
+    const float *bias;
+    float factor;
+    int32_t zero;
+} eie_output_u8;
+typedef void eie_output_u8_kernel(const int32_t *sum, size_t n, const eie_output_u8 *how, float *to);
 
 /* ---- convolution ------------------------------------------------------------------------------------------------
  * y[i] = sum over e of value[e] * x[offset[e] + i], for i below n, a multiple of EIE_LANES. x: float (f32), int16 (u8 and
@@ -56,16 +77,19 @@ typedef bool eie_quantize_i16_kernel(const float *x, size_t n, int16_t *q, int32
 
 /* ---- the list -------------------------------------------------------------------------------------------------- */
 typedef enum {
-    EIE_GEMM_F32, EIE_GEMM_I16, EIE_GEMM_U8, EIE_CONV_F32, EIE_CONV_I16, EIE_CONV_U8, EIE_QUANTIZE_I16, EIE_QUANTIZE_U8,
+    EIE_GEMM_F32, EIE_GEMM_I16, EIE_GEMM_U8, EIE_CONV_F32, EIE_CONV_I16, EIE_CONV_U8, EIE_QUANTIZE_I16, EIE_QUANTIZE_U8, EIE_OUTPUT_U8,
 } eie_kernel_kind;
 
 typedef struct {
     eie_kernel_kind kind;
     const char *isa;
     const char *name;
-    size_t block; /* columns of a block (gemm) */
-    size_t per;   /* entries of a row in a step (gemm) */
-    size_t codes; /* the largest codebook it takes, 0: values, any codebook (gemm) */
+    eie_form form; /* gemm, and what follows */
+    size_t window; /* columns */
+    size_t per;    /* entries of a lane in a step */
+    size_t sets;   /* rows of a lane */
+    size_t unroll; /* steps of a group: a multiple */
+    size_t codes;  /* the largest codebook it takes, 0: values, any codebook */
     void (*run)(void);
 } eie_kernel;
 
@@ -74,8 +98,10 @@ extern const size_t eie_kernel_count;
 
 /* The best kernel of a kind for a codebook of this size on the instruction set in use. */
 const eie_kernel *eie_kernel_find(eie_kernel_kind kind, uint32_t codebook_size);
+/* Another one of the same instruction set that takes this codebook too, by tables, and lies behind `than` in the list; NULL. */
+const eie_kernel *eie_kernel_other(const eie_kernel *than, uint32_t codebook_size);
 
-#define EIE_KERNEL(kind, type, name, isa, block, per, codes) type name##_##isa;
+#define EIE_KERNEL(kind, type, name, isa, form, window, per, sets, unroll, codes) type name##_##isa;
 #include "kernels/kernels.inc"
 #undef EIE_KERNEL
 

@@ -43,12 +43,10 @@ static const eie_rates *rates_of(const char *isa) {
     return &RATES[i];
 }
 
-/* How many times more entries there are when each block's rows are padded to the longest of 16: the mean of a binomial, and
- * the mean of the largest of 16 normal deviates, 1.77, times its deviation. */
-static double padding(double density, double block) {
-    if (density <= 0 || block < 1) return 1;
-    const double mean = density * block;
-    return (mean + 1.77 * sqrt(mean * (1 - density))) / mean;
+/* How many times more entries there are because a step may hold too few of a row: fitted to random matrices. */
+static double padding(double density, const eie_kernel *k) {
+    const double within = density * (double)k->window * (double)k->sets; /* entries of a lane in a window */
+    return within > 0 ? 1 + 0.55 * (double)k->per / within : 1;
 }
 
 static void decide(double kept, double sparse, double dense, double worth, const eie_kernel *kernel, eie_format format, eie_verdict *v) {
@@ -75,7 +73,7 @@ void eie_gemm_choose(uint64_t out, uint64_t in, uint64_t nonzeros, uint32_t code
     const eie_rates *r = rates_of(k->isa);
     const double all = (double)out * (double)in, kept = all > 0 ? (double)nonzeros / all : 0;
     const double in_cache = all * sizeof(float) < 1 << 20 ? IN_CACHE : 1;
-    const double entries = (double)nonzeros * padding(kept, (double)k->block), behind = entries * 5 < 1 << 20 ? 1 : BEHIND;
+    const double entries = (double)nonzeros * padding(kept, k), behind = entries * 5 < 1 << 20 ? 1 : BEHIND;
     decide(kept, entries * behind / r->packed_gemm, all / (r->dense_gemm * in_cache), WORTH, k, format, verdict);
 }
 

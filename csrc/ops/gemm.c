@@ -40,7 +40,7 @@ eie_status eie_gemm_create(const eie_weight *weight, eie_format format, eie_laye
 
 /* ---- running ------------------------------------------------------------------------------------------------------ */
 
-enum { TASK_GROUPS = 32 }; /* groups of 16 rows a task: enough tasks to balance, each long enough to be worth a wake-up */
+enum { TASK_SUMS = 512 }; /* sums of a task: enough tasks to balance, each long enough to be worth a wake-up */
 
 typedef struct {
     const eie_matrix *matrix;
@@ -49,7 +49,7 @@ typedef struct {
     uint8_t *buffer;
     size_t buffer_bytes;
     eie_vector *vectors;
-    size_t tasks; /* per vector */
+    size_t count, groups; /* vectors; groups of a task */
 } eie_gemm_call;
 
 static void prepare(void *context, size_t b) {
@@ -57,34 +57,32 @@ static void prepare(void *context, size_t b) {
     eie_matrix_vector(c->matrix, c->x + b * c->matrix->in, c->buffer + b * c->buffer_bytes, &c->vectors[b]);
 }
 
+/* Every vector of the batch in turn for a few rows: their weights are read once. */
 static void multiply(void *context, size_t i) {
     const eie_gemm_call *c = context;
-    const size_t b = i / c->tasks, begin = i % c->tasks * TASK_GROUPS, groups = eie_matrix_groups(c->matrix);
-    const size_t end = begin + TASK_GROUPS < groups ? begin + TASK_GROUPS : groups;
-    eie_matrix_rows(c->matrix, &c->vectors[b], begin, end, c->bias, c->y + b * c->matrix->out);
+    const size_t begin = i * c->groups, end = begin + c->groups < c->matrix->groups ? begin + c->groups : c->matrix->groups;
+    eie_matrix_rows(c->matrix, c->vectors, c->count, begin, end, c->bias, c->y);
 }
 
 eie_status eie_gemm_run(const eie_layer *layer, const float *x, uint64_t batch, const float *bias, float *y, const eie_parallel *parallel) {
     if (layer == NULL || layer->kind != EIE_LAYER_GEMM) return EIE_E_ARGUMENT;
     const eie_matrix *m = &((const eie_gemm *)layer)->matrix;
-    const size_t at_once = 64; /* vectors held quantized at a time */
-    const size_t held = batch < at_once ? (size_t)batch : at_once;
+    const size_t held = batch < EIE_MATRIX_VECTORS ? (size_t)batch : EIE_MATRIX_VECTORS;
     if (batch == 0 || m->out == 0) return EIE_OK;
-    eie_gemm_call c = {.matrix = m, .bias = bias, .buffer_bytes = eie_matrix_vector_bytes(m)};
-    c.tasks = (eie_matrix_groups(m) + TASK_GROUPS - 1) / TASK_GROUPS;
+    eie_vector vectors[EIE_MATRIX_VECTORS];
+    eie_gemm_call c = {.matrix = m, .bias = bias, .buffer_bytes = eie_matrix_vector_bytes(m), .vectors = vectors, .groups = TASK_SUMS / m->sums};
     size_t bytes;
     if (!eie_multiply(held, c.buffer_bytes, &bytes)) return EIE_E_MEMORY;
-    c.buffer = malloc(bytes + 1);
-    c.vectors = calloc(held, sizeof *c.vectors);
-    const eie_status status = c.buffer == NULL || c.vectors == NULL ? EIE_E_MEMORY : EIE_OK;
-    for (uint64_t b = 0; b < batch && status == EIE_OK; b += at_once) {
-        const size_t now = batch - b < at_once ? (size_t)(batch - b) : at_once;
+    void *memory = malloc(bytes + 64);
+    if (memory == NULL) return EIE_E_MEMORY;
+    c.buffer = (uint8_t *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+    for (uint64_t b = 0; b < batch; b += held) {
+        c.count = batch - b < held ? (size_t)(batch - b) : held;
         c.x = x + b * m->in;
         c.y = y + b * m->out;
-        eie_for(parallel, now, prepare, &c);
-        eie_for(parallel, now * c.tasks, multiply, &c);
+        eie_for(parallel, c.count, prepare, &c);
+        eie_for(parallel, (m->groups + c.groups - 1) / c.groups, multiply, &c);
     }
-    free(c.buffer);
-    free(c.vectors);
-    return status;
+    free(memory);
+    return EIE_OK;
 }

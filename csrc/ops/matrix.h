@@ -1,4 +1,4 @@
-/* A compressed matrix packed for the kernels, and the product with a vector: what Gemm, LSTM and GRU are made of. */
+/* A compressed matrix packed for the kernels, and the product with vectors: what Gemm, LSTM and GRU are made of. */
 #ifndef EIE_MATRIX_H
 #define EIE_MATRIX_H
 #include <stdbool.h>
@@ -8,16 +8,20 @@
 
 typedef struct {
     eie_panel panel;
-    size_t column; /* its first column */
+    size_t column;    /* its first column */
+    int32_t *row_sum; /* u8: of the values of a row, in the order of the sums */
+    void *memory;     /* one allocation that holds all of it */
 } eie_matrix_panel;
 
 typedef struct {
-    size_t out, in, padded;    /* padded: columns, rounded up to whole blocks */
+    size_t out, in;
+    size_t padded;             /* elements of a vector that kernels may read, at least `in` and a window */
+    size_t groups, sums;       /* sums: of a group, 16 for each set */
     eie_format format;
     const eie_kernel *kernel;
-    eie_matrix_panel *panels;  /* one, unless sums could overflow */
+    uint32_t *order;           /* [groups * sums]: the row a sum belongs to, or EIE_NO_ROW. The fullest rows come first */
+    eie_matrix_panel *panels;  /* one, unless columns are too many for one */
     size_t panel_count;
-    int64_t *row_sums;         /* u8: of the values of a row */
     float step;                /* u8 */
     int32_t exponent;          /* i16 */
     uint64_t bytes;            /* of everything held */
@@ -39,11 +43,12 @@ void eie_matrix_free(eie_matrix *matrix); /* what it holds */
 
 /* Bytes of the buffer that eie_matrix_vector fills, a multiple of 64. */
 size_t eie_matrix_vector_bytes(const eie_matrix *matrix);
-/* Quantizes x[0..in), or copies it; in f32 without a tail to pad, x itself is used. */
+/* Quantizes x[0..in), or copies it; in f32, where nothing needs padding, x itself is used. */
 void eie_matrix_vector(const eie_matrix *matrix, const float *x, void *buffer, eie_vector *vector);
 
-/* y[begin * 16 .. end * 16), cut at out, of the product; plus bias, unless NULL. */
-void eie_matrix_rows(const eie_matrix *matrix, const eie_vector *vector, size_t begin, size_t end, const float *bias, float *y);
-static inline size_t eie_matrix_groups(const eie_matrix *matrix) { return (matrix->out + EIE_ROWS - 1) / EIE_ROWS; }
+/* The product of the rows of groups begin to end with `count` vectors, plus bias unless NULL: y[v * out + row]. The vectors
+ * were made of rows of one x, in buffers that lie eie_matrix_vector_bytes apart. */
+enum { EIE_MATRIX_VECTORS = 64 }; /* the most at once */
+void eie_matrix_rows(const eie_matrix *matrix, const eie_vector *vectors, size_t count, size_t begin, size_t end, const float *bias, float *y);
 
 #endif

@@ -102,7 +102,7 @@ typedef struct {
 static void product(const eie_matrix *m, const float *x, void *buffer, float *y) {
     eie_vector v;
     eie_matrix_vector(m, x, buffer, &v);
-    eie_matrix_rows(m, &v, 0, eie_matrix_groups(m), NULL, y);
+    eie_matrix_rows(m, &v, 1, 0, m->groups, NULL, y);
 }
 
 static float clipped(float g, float clip) {

@@ -251,6 +251,39 @@ static void test_recurrent(const eie_parallel *pool) {
 
 /* ---- quantization, tables -------------------------------------------------------------------------------------------------- */
 
+static bool runs_here(const eie_kernel *kernel) {
+    for (size_t a = 0; eie_isa_available(a) != NULL; a++) {
+        if (strcmp(eie_isa_available(a), kernel->isa) == 0) return true;
+    }
+    return false;
+}
+
+static void test_output(void) {
+    for (size_t k = 0; k < eie_kernel_count; k++) {
+        const eie_kernel *kernel = &eie_kernels[k];
+        if (kernel->kind != EIE_OUTPUT_U8 || !runs_here(kernel)) continue;
+        for (size_t n = 0; n < 70; n++) { /* buffers of just this size: a sanitizer sees what reaches further */
+            int32_t *sums = malloc(n * sizeof *sums + 1), *row_sums = malloc(n * sizeof *row_sums + 1);
+            uint32_t *order = malloc(n * sizeof *order + 1);
+            float *bias = numbers(n), *a = numbers(n), *b = malloc(n * sizeof *b + 1);
+            require(sums != NULL && row_sums != NULL && order != NULL && b != NULL, "out of memory", "output");
+            memcpy(b, a, n * sizeof *b);
+            for (size_t i = 0; i < n; i++) {
+                const int32_t value = (int32_t)draw(16777216) - 8388608;
+                sums[i] = value * (draw(8) == 0 ? 127 : 1); /* also sums that are next to overflow */
+                row_sums[i] = sums[i] / 255;
+                order[i] = draw(6) == 0 ? (uint32_t)EIE_NO_ROW : (uint32_t)(n - 1 - i);
+            }
+            const eie_output_u8 how = {order, row_sums, draw(2) ? bias : NULL, number(), (int32_t)draw(256)};
+            ((eie_output_u8_kernel *)kernel->run)(sums, n, &how, a);
+            output_u8_scalar(sums, n, &how, b);
+            require(memcmp(a, b, n * sizeof *a) == 0, "outputs differ from the scalar ones", kernel->name);
+            free(sums), free(row_sums), free(order), free(bias), free(a), free(b);
+        }
+        note(kernel->name);
+    }
+}
+
 static void test_quantize(void) {
     for (int i = 0; i < 2000; i++) {
         const size_t n = (size_t)draw(100);
@@ -261,9 +294,7 @@ static void test_quantize(void) {
         int16_t *w[2] = {malloc(n * 2 + 1), malloc(n * 2 + 1)};
         for (size_t k = 0; k < eie_kernel_count; k++) {
             const eie_kernel *kernel = &eie_kernels[k];
-            bool here = false;
-            for (size_t a = 0; eie_isa_available(a) != NULL; a++) here |= strcmp(eie_isa_available(a), kernel->isa) == 0;
-            if (!here) continue;
+            if (!runs_here(kernel)) continue;
             float scales[2];
             int32_t zero[2], exponent[2];
             if (kernel->kind == EIE_QUANTIZE_U8) {
@@ -356,6 +387,7 @@ int main(void) {
     eie_parallel *pool;
     require(eie_pool_create(3, &pool) == EIE_OK, "no threads", "pool");
     test_quantize();
+    test_output();
     test_gemm(pool);
     test_conv(pool);
     test_recurrent(pool);

@@ -1,0 +1,353 @@
+/* How the entries of a matrix become the steps of a panel. */
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "kernels/quantize.h"
+#include "ops/matrix.h"
+
+enum { LANES = EIE_ROWS, MOST_ROWS = EIE_ROWS * EIE_SETS };
+
+/* What a panel is packed from: columns [column, column + width) of codes [out, in]. */
+typedef struct {
+    const eie_matrix *matrix;
+    const uint8_t *codes;
+    const void *values; /* of each code: float, int8 or int16 */
+    uint32_t codebook_size;
+    size_t column, width;
+} eie_source;
+
+/* The entries of a group's rows, in the order of their columns. */
+typedef struct {
+    uint16_t *column;
+    uint8_t *code;
+    size_t begin[MOST_ROWS + 1]; /* of the rows: set by set, lane by lane */
+} eie_entries;
+
+static size_t item_bytes(eie_format format) { return format == EIE_F32 ? sizeof(float) : format == EIE_I16 ? sizeof(int16_t) : 1; }
+
+static void collect(const eie_source *s, size_t group, eie_entries *to) {
+    const eie_matrix *m = s->matrix;
+    size_t count = 0;
+    for (size_t i = 0; i < m->sums; i++) {
+        const uint32_t r = m->order[group * m->sums + i];
+        to->begin[i] = count;
+        if (r == EIE_NO_ROW) continue;
+        const uint8_t *row = s->codes + (size_t)r * m->in + s->column;
+        for (size_t c = 0; c < s->width;) {
+            uint64_t eight;
+            if (s->width - c >= 8 && (memcpy(&eight, row + c, 8), eight == 0)) {
+                c += 8;
+                continue;
+            }
+            for (const size_t stop = s->width - c >= 8 ? c + 8 : s->width; c < stop; c++) {
+                to->column[count] = (uint16_t)c;
+                to->code[count] = row[c];
+                count += row[c] != 0;
+            }
+        }
+    }
+    to->begin[m->sums] = count;
+}
+
+/* ---- writing the steps by form --------------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint16_t *origin, *select;
+    uint8_t *index, *weight, *high;
+    uint64_t *upper;
+} eie_writer;
+
+static void put(const eie_source *s, const eie_writer *w, size_t step, size_t entry, size_t column, uint8_t code) {
+    const eie_kernel *k = s->matrix->kernel;
+    const size_t at = step * LANES * k->per + entry;
+    switch (k->form) {
+    case EIE_VALUE:
+        w->index[at] = (uint8_t)column;
+        memcpy(w->weight + at * item_bytes(s->matrix->format), (const uint8_t *)s->values + code * item_bytes(s->matrix->format),
+               item_bytes(s->matrix->format));
+        break;
+    case EIE_CODE16:
+        w->index[at] = (uint8_t)column;
+        w->weight[step / 2 * 64 + entry] |= (uint8_t)(code << step % 2 * 4);
+        break;
+    case EIE_SPLIT16:
+        w->index[at] = (uint8_t)(column << 4 | code);
+        w->high[step / 4 * 64 + entry] |= (uint8_t)((column >> 4 & 3) << step % 4 * 2);
+        w->upper[step] |= (uint64_t)(column >> 6) << entry;
+        break;
+    case EIE_WORD16:
+        w->index[(step / 2 * 32 + entry) * 2 + step % 2] = (uint8_t)column;
+        w->weight[(step / 4 * 32 + entry) * 2 + step % 4 / 2] |= (uint8_t)(code << step % 2 * 4);
+        break;
+    case EIE_TRIPLE32: {
+        uint32_t word;
+        memcpy(&word, w->index + (step / 3 * LANES + entry) * 4, sizeof word);
+        word |= (uint32_t)(column | (size_t)code << 5) << step % 3 * 10;
+        memcpy(w->index + (step / 3 * LANES + entry) * 4, &word, sizeof word);
+        break;
+    }
+    }
+}
+
+/* ---- the schedule ---------------------------------------------------------------------------------------------------- */
+
+/* How many entries of a row a step could take now. */
+static size_t reach(const eie_entries *e, size_t at, size_t end, size_t beyond, size_t per) {
+    size_t n = 0;
+    while (n < per && at + n < end && e->column[at + n] < beyond) n++;
+    return n;
+}
+
+/* The steps of a group, written from `step` on unless `to` is NULL. A window can begin no later than the first entry that is
+ * left, so it begins there; each lane then takes what it can of the row that gains most by it: the one that holds the window
+ * back, else the one that fills the lane, else the one that is behind. */
+static size_t schedule(const eie_source *s, const eie_kernel *k, const eie_entries *e, size_t step, const eie_writer *to) {
+    const size_t rows = LANES * k->sets, limit = s->matrix->padded - s->column - k->window, from = step;
+    size_t at[MOST_ROWS];
+    uint32_t head[MOST_ROWS];
+    for (size_t r = 0; r < rows; r++) {
+        at[r] = e->begin[r];
+        head[r] = at[r] < e->begin[r + 1] ? e->column[at[r]] : UINT32_MAX;
+    }
+    for (;; step++) {
+        uint32_t lowest = UINT32_MAX;
+        for (size_t r = 0; r < rows; r++) lowest = head[r] < lowest ? head[r] : lowest;
+        if (lowest == UINT32_MAX) break;
+        const size_t origin = lowest < limit ? lowest : limit;
+        uint32_t select = 0;
+        for (size_t lane = 0; lane < LANES; lane++) {
+            size_t row = lane, n = reach(e, at[lane], e->begin[lane + 1], origin + k->window, k->per);
+            if (k->sets > 1 && head[lane + LANES] != UINT32_MAX) {
+                const size_t other = lane + LANES, m = reach(e, at[other], e->begin[other + 1], origin + k->window, k->per);
+                const bool holds = head[row] == lowest, other_holds = head[other] == lowest;
+                if (other_holds != holds ? other_holds : m != n ? m > n : head[other] < head[row]) {
+                    row = other;
+                    n = m;
+                    if (n > 0) select |= 1u << lane;
+                }
+            }
+            for (size_t i = 0; to != NULL && i < n; i++) put(s, to, step, lane * k->per + i, e->column[at[row] + i] - origin, e->code[at[row] + i]);
+            at[row] += n;
+            head[row] = at[row] < e->begin[row + 1] ? e->column[at[row]] : UINT32_MAX;
+        }
+        if (to == NULL) continue;
+        to->origin[step] = (uint16_t)origin;
+        if (k->sets > 1) to->select[step] = (uint16_t)select;
+    }
+    return (step - from + k->unroll - 1) / k->unroll * k->unroll;
+}
+
+/* ---- a panel --------------------------------------------------------------------------------------------------------- */
+
+enum { HUGE_PAGE = 1 << 21 };
+
+/* Zeroed, aligned to a cache line, large ones to huge pages where the system has them: a stream from memory runs a third
+ * faster over those. */
+static uint8_t *allocate(size_t bytes, void **memory) {
+    const size_t line = bytes >= 2 * (size_t)HUGE_PAGE ? HUGE_PAGE : 64;
+    *memory = malloc(bytes + line);
+    if (*memory == NULL) return NULL;
+    uint8_t *begin = (uint8_t *)(((uintptr_t)*memory + line - 1) / line * line);
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    if (line == HUGE_PAGE) (void)madvise(begin, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+#endif
+    memset(begin, 0, bytes);
+    return begin;
+}
+
+/* Bytes of the parts of a panel, a multiple of 64 each: first, origin, select, index, weight, high, upper, table, row_sum. */
+enum { PARTS = 9 };
+static void sizes(const eie_kernel *k, eie_format format, size_t groups, size_t steps, size_t *bytes) {
+    const size_t entries = steps * LANES * k->per;
+    bytes[0] = (groups + 1) * sizeof(size_t);
+    bytes[1] = steps * sizeof(uint16_t);
+    bytes[2] = k->sets > 1 ? steps * sizeof(uint16_t) : 0;
+    bytes[3] = k->form == EIE_TRIPLE32 ? steps / 3 * 64 : entries;
+    bytes[4] = k->form == EIE_VALUE ? entries * item_bytes(format) : k->form == EIE_CODE16 || k->form == EIE_WORD16 ? entries / 2 : 0;
+    bytes[5] = k->form == EIE_SPLIT16 ? steps * 16 : 0;
+    bytes[6] = k->form == EIE_SPLIT16 ? steps * sizeof(uint64_t) : 0;
+    bytes[7] = k->codes * item_bytes(format);
+    bytes[8] = format == EIE_U8 ? groups * LANES * k->sets * sizeof(int32_t) : 0;
+    for (int i = 0; i < PARTS; i++) bytes[i] = (bytes[i] + 63) / 64 * 64;
+}
+
+static void sum_rows(const eie_source *s, int32_t *sums) {
+    const eie_matrix *m = s->matrix;
+    const int8_t *values = s->values;
+    for (size_t i = 0; i < m->groups * m->sums; i++) {
+        if (m->order[i] == EIE_NO_ROW) continue;
+        const uint8_t *row = s->codes + (size_t)m->order[i] * m->in + s->column;
+        for (size_t c = 0; c < s->width; c++) sums[i] += values[row[c]];
+    }
+}
+
+static eie_status pack_panel(const eie_source *s, eie_entries *entries, eie_matrix_panel *to, uint64_t *held) {
+    const eie_matrix *m = s->matrix;
+    const eie_kernel *k = m->kernel;
+    size_t *first = malloc((m->groups + 1) * sizeof *first), bytes[PARTS], total = 0, steps = 0;
+    if (first == NULL) return EIE_E_MEMORY;
+    for (size_t g = 0; g < m->groups; g++) {
+        first[g] = steps;
+        collect(s, g, entries);
+        steps += schedule(s, k, entries, 0, NULL);
+    }
+    first[m->groups] = steps;
+    sizes(k, m->format, m->groups, steps, bytes);
+    for (int i = 0; i < PARTS; i++) total += bytes[i];
+    uint8_t *part[PARTS], *begin = allocate(total, &to->memory);
+    if (begin == NULL) {
+        free(first);
+        return EIE_E_MEMORY;
+    }
+    for (int i = 0; i < PARTS; begin += bytes[i], i++) part[i] = begin;
+    memcpy(part[0], first, (m->groups + 1) * sizeof *first);
+    free(first);
+    const eie_writer writer = {(uint16_t *)part[1], (uint16_t *)part[2], part[3], part[4], part[5], (uint64_t *)part[6]};
+    for (size_t g = 0; g < m->groups; g++) {
+        collect(s, g, entries);
+        schedule(s, k, entries, ((const size_t *)part[0])[g], &writer);
+    }
+    if (k->codes > 0) memcpy(part[7], s->values, s->codebook_size * item_bytes(m->format));
+    to->row_sum = (int32_t *)part[8];
+    if (m->format == EIE_U8) sum_rows(s, to->row_sum);
+    to->column = s->column;
+    to->panel = (eie_panel){m->groups, (const size_t *)part[0], writer.origin, writer.select, part[3], part[4], part[5], writer.upper, part[7]};
+    *held += total;
+    return EIE_OK;
+}
+
+/* ---- the matrix ------------------------------------------------------------------------------------------------------ */
+
+static int fuller(const void *a, const void *b) {
+    const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Rows with as many entries share a group: none waits for another at the end. */
+static eie_status arrange(eie_matrix *m, const uint8_t *codes, size_t *most) {
+    uint64_t *keys = malloc((m->out + 1) * sizeof *keys); /* entries a row lacks, row */
+    m->order = malloc((m->groups * m->sums + 1) * sizeof *m->order);
+    if (keys == NULL || m->order == NULL) {
+        free(keys);
+        return EIE_E_MEMORY;
+    }
+    for (size_t r = 0; r < m->out; r++) {
+        size_t zeros = 0;
+        for (size_t c = 0; c < m->in; c++) zeros += codes[r * m->in + c] == 0;
+        keys[r] = (uint64_t)zeros << 32 | r;
+    }
+    qsort(keys, m->out, sizeof *keys, fuller);
+    *most = m->out > 0 ? m->in - (size_t)(keys[0] >> 32) : 0;
+    for (size_t i = 0; i < m->groups * m->sums; i++) {
+        const size_t set = i / LANES % (m->sums / LANES), lane = i % LANES;
+        const size_t from = i - lane + (set % 2 ? LANES - 1 - lane : lane); /* a full row beside an emptier one */
+        m->order[i] = from < m->out ? (uint32_t)keys[from] : EIE_NO_ROW;
+    }
+    free(keys);
+    return EIE_OK;
+}
+
+static void shape(eie_matrix *m, const eie_kernel *k) {
+    m->kernel = k;
+    m->sums = LANES * k->sets;
+    m->groups = (m->out + m->sums - 1) / m->sums;
+    m->padded = m->in > k->window ? m->in : k->window;
+    const size_t last = m->panel_count > 0 ? m->in - (m->panel_count - 1) * EIE_PANEL : 0; /* of the last panel's columns */
+    if (m->panel_count > 1 && last < k->window) m->padded += k->window - last;
+}
+
+/* Clock cycles of a product, roughly: of computing, or of reading where the weights don't fit the second-level cache.
+ * Figures: docs/kernels.md. */
+static double cycles(const eie_matrix *m, size_t steps) {
+    size_t bytes[PARTS], total = 0;
+    sizes(m->kernel, m->format, m->groups, steps, bytes);
+    for (int i = 0; i < PARTS; i++) total += bytes[i];
+    const double computing = (double)steps * (m->kernel->form == EIE_SPLIT16 ? 6.5 : 3), near = 1.7e6;
+    const double reading = (double)total / ((double)total < near ? 40 : 8);
+    return computing > reading ? computing : reading;
+}
+
+/* Whether another form of the same instruction set is expected to be faster: judged on a sample of the groups. */
+static eie_status choose(eie_matrix *m, const eie_source *s, eie_entries *entries, bool *other) {
+    double best = 0;
+    const eie_kernel *first = m->kernel, *second = eie_kernel_other(first, s->codebook_size);
+    *other = false;
+    if (second == NULL || m->out < 64) return EIE_OK;
+    for (int turn = 0; turn < 2; turn++) {
+        size_t steps = 0, seen = 0;
+        eie_matrix tried = *m;
+        eie_source from = *s;
+        from.matrix = &tried;
+        shape(&tried, turn == 0 ? first : second);
+        tried.groups = m->out / tried.sums; /* the order of whole groups is all it needs: of the first kind, whichever it is */
+        for (size_t g = 0; g < tried.groups; g += (tried.groups + 15) / 16, seen++) {
+            collect(&from, g, entries);
+            steps += schedule(&from, tried.kernel, entries, 0, NULL);
+        }
+        const double time = seen > 0 ? cycles(&tried, steps * tried.groups / seen) : 0;
+        if (turn == 1) *other = time < best;
+        best = time;
+    }
+    return EIE_OK;
+}
+
+static eie_status pack(eie_matrix *m, eie_source *s) {
+    size_t most;
+    eie_status status = arrange(m, s->codes, &most);
+    if (status != EIE_OK) return status;
+    const size_t room = (most < EIE_PANEL ? most : EIE_PANEL) * MOST_ROWS + 8;
+    eie_entries entries = {malloc(room * sizeof(uint16_t)), malloc(room), {0}};
+    bool other = false;
+    if (entries.column == NULL || entries.code == NULL) status = EIE_E_MEMORY;
+    s->width = m->in < EIE_PANEL ? m->in : EIE_PANEL;
+    if (status == EIE_OK) status = choose(m, s, &entries, &other);
+    if (status == EIE_OK && other) {
+        shape(m, eie_kernel_other(m->kernel, s->codebook_size));
+        free(m->order);
+        status = arrange(m, s->codes, &most);
+    }
+    m->panels = calloc(m->panel_count + 1, sizeof *m->panels);
+    if (m->panels == NULL) status = EIE_E_MEMORY;
+    for (size_t i = 0; i < m->panel_count && status == EIE_OK; i++) {
+        s->column = i * EIE_PANEL;
+        s->width = m->in - s->column < EIE_PANEL ? m->in - s->column : EIE_PANEL;
+        status = pack_panel(s, &entries, &m->panels[i], &m->bytes);
+    }
+    m->bytes += m->groups * m->sums * sizeof *m->order;
+    free(entries.column);
+    free(entries.code);
+    return status;
+}
+
+eie_status eie_matrix_pack(const uint8_t *codes, const float *codebook, uint32_t codebook_size, size_t out, size_t in,
+                           eie_format format, eie_matrix *m) {
+    static const eie_kernel_kind kinds[] = {EIE_GEMM_F32, EIE_GEMM_I16, EIE_GEMM_U8};
+    int8_t bytes[256];
+    int16_t words[256];
+    memset(m, 0, sizeof *m);
+    if (in > INT32_MAX || out > INT32_MAX) return EIE_E_SHAPE;
+    m->out = out;
+    m->in = in;
+    m->format = format;
+    m->panel_count = (in + EIE_PANEL - 1) / EIE_PANEL;
+    shape(m, eie_kernel_find(kinds[format], codebook_size));
+    if (format == EIE_U8) eie_codebook_u8(codebook, codebook_size, bytes, &m->step);
+    if (format == EIE_I16) eie_codebook_i16(codebook, codebook_size, words, &m->exponent);
+    const void *values = format == EIE_F32 ? (const void *)codebook : format == EIE_I16 ? (const void *)words : (const void *)bytes;
+    eie_source source = {m, codes, values, codebook_size, 0, 0};
+    const eie_status status = pack(m, &source);
+    if (status != EIE_OK) eie_matrix_free(m);
+    return status;
+}
+
+void eie_matrix_free(eie_matrix *m) {
+    for (size_t i = 0; m->panels != NULL && i < m->panel_count; i++) free(m->panels[i].memory);
+    free(m->panels);
+    free(m->order);
+    m->panels = NULL;
+    m->order = NULL;
+}
