@@ -1,108 +1,84 @@
-/* Convolution kernels for AVX2: as those for AVX-512, on half the width and half the registers. */
+/* Convolution kernels for AVX2: as those for AVX-512, a vector being two registers. Without its 8-bit products u8 runs on words. */
 #include "kernels/kernels.h"
 
 #ifdef EIE_X86
 #include <immintrin.h>
 #include <string.h>
 
-#define TILE_F32(V)                                                                                          \
-    for (; i + 8 * (V) <= n; i += 8 * (V)) {                                                                 \
-        __m256 sum[V];                                                                                       \
-        for (int v = 0; v < (V); v++) sum[v] = _mm256_setzero_ps();                                          \
-        for (size_t e = 0; e < entries; e++) {                                                               \
-            const float *from = x + offset[e] + i;                                                           \
-            const __m256 w = _mm256_set1_ps(value[e]);                                                       \
-            _Pragma("GCC unroll 16") for (int v = 0; v < (V); v++)                                           \
-                sum[v] = _mm256_fmadd_ps(w, _mm256_loadu_ps(from + 8 * v), sum[v]);                          \
-        }                                                                                                    \
-        for (int v = 0; v < (V); v++) _mm256_storeu_ps(y + i + 8 * v, sum[v]);                               \
+#define ALWAYS static inline __attribute__((always_inline))
+enum { HALVES = 12 };
+
+#define UNROLL _Pragma("GCC unroll 12")
+#define EACH(h) for (int h = 0; h < 2 * R; h++)
+
+#define FOR_ROWS(body)      \
+    switch (rows) {         \
+    case 1: body(1) break;  \
+    case 2: body(2) break;  \
+    case 3: body(3) break;  \
+    case 4: body(4) break;  \
+    case 5: body(5) break;  \
+    default: body(6) break; \
     }
 
-void conv_f32_value_avx2(const uint32_t *offset, const void *value_, size_t entries, const void *x_, size_t n, void *y_) {
-    const float *value = value_, *x = x_;
-    float *y = y_;
-    size_t i = 0;
-    TILE_F32(12)
-    TILE_F32(4)
-}
-
-static inline void multiply_words(const int16_t *first, const int16_t *second, __m256i w, __m256i *sum) {
-    __m256i a = _mm256_loadu_si256((const void *)first), b = _mm256_loadu_si256((const void *)second);
-    sum[0] = _mm256_add_epi32(sum[0], _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), w));
-    sum[1] = _mm256_add_epi32(sum[1], _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), w));
-}
-
-static inline void in_order(const __m256i *sum, __m256i *ordered) {
-    ordered[0] = _mm256_permute2x128_si256(sum[0], sum[1], 0x20);
-    ordered[1] = _mm256_permute2x128_si256(sum[0], sum[1], 0x31);
-}
-
-static inline __m256i pair(const int16_t *value) {
-    int32_t both;
-    memcpy(&both, value, sizeof both);
-    return _mm256_set1_epi32(both);
-}
-
-#define TILE_U8(V)                                                                                           \
-    for (; i + 16 * (V) <= n; i += 16 * (V)) {                                                               \
-        __m256i sum[2 * (V)];                                                                                \
-        for (int v = 0; v < 2 * (V); v++) sum[v] = _mm256_setzero_si256();                                   \
-        for (size_t e = 0; e < entries; e += 2) {                                                            \
-            const int16_t *first = x + offset[e] + i, *second = x + offset[e + 1] + i;                       \
-            const __m256i w = pair(value + e);                                                               \
-            _Pragma("GCC unroll 16") for (int v = 0; v < (V); v++)                                           \
-                multiply_words(first + 16 * v, second + 16 * v, w, sum + 2 * v);                             \
-        }                                                                                                    \
-        for (int v = 0; v < (V); v++) {                                                                      \
-            __m256i ordered[2];                                                                              \
-            in_order(sum + 2 * v, ordered);                                                                  \
-            _mm256_storeu_si256((void *)(y + i + 16 * v), ordered[0]);                                       \
-            _mm256_storeu_si256((void *)(y + i + 16 * v + 8), ordered[1]);                                   \
-        }                                                                                                    \
+ALWAYS void floats(const uint32_t *offset, const uint32_t *weight, size_t entries, const float *x, bool fresh, float *y, const int R) {
+    __m256 sum[HALVES];
+    UNROLL EACH(h) sum[h] = fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(y + 8 * h);
+    for (size_t e = 0; e < entries; e++) {
+        const float *from = x + offset[e] / sizeof *x;
+        const __m256 w = _mm256_castsi256_ps(_mm256_set1_epi32((int)weight[e]));
+        UNROLL EACH(h) sum[h] = _mm256_fmadd_ps(w, _mm256_load_ps(from + 8 * h), sum[h]);
     }
-
-void conv_u8_value_avx2(const uint32_t *offset, const void *value_, size_t entries, const void *x_, size_t n, void *y_) {
-    const int16_t *value = value_, *x = x_;
-    int32_t *y = y_;
-    size_t i = 0;
-    TILE_U8(4)
-    TILE_U8(2)
+    UNROLL EACH(h) _mm256_storeu_ps(y + 8 * h, sum[h]);
 }
 
-static inline void add_wide(int64_t *y, __m256i sum) {
-    for (int h = 0; h < 2; h++) {
-        __m256i wide = _mm256_cvtepi32_epi64(h ? _mm256_extracti128_si256(sum, 1) : _mm256_castsi256_si128(sum));
-        _mm256_storeu_si256((void *)(y + 4 * h), _mm256_add_epi64(_mm256_loadu_si256((const void *)(y + 4 * h)), wide));
+void conv_f32_value_6x16_avx2(const uint32_t *offset, const uint32_t *weight, size_t entries, const void *x, size_t rows, bool fresh, void *y) {
+#define BODY(R) floats(offset, weight, entries, x, fresh, y, R);
+    FOR_ROWS(BODY)
+#undef BODY
+}
+
+ALWAYS void multiply(const uint32_t *offset, const uint32_t *weight, size_t begin, size_t end, const uint32_t *x, __m256i *sum, const int R) {
+    for (size_t e = begin; e < end; e++) {
+        const uint32_t *from = x + offset[e] / sizeof *x;
+        const __m256i w = _mm256_set1_epi32((int)weight[e]);
+        UNROLL EACH(h) sum[h] = _mm256_add_epi32(sum[h], _mm256_madd_epi16(_mm256_load_si256((const void *)(from + 8 * h)), w));
     }
 }
 
-#define TILE_I16(V)                                                                                          \
-    for (; i + 16 * (V) <= n; i += 16 * (V)) {                                                               \
-        memset(y + i, 0, 16 * (V) * sizeof *y);                                                              \
-        for (size_t e = 0; e < entries;) {                                                                   \
-            const size_t stop = e + 16 < entries ? e + 16 : entries; /* 16 products fit int32 */             \
-            __m256i sum[2 * (V)];                                                                            \
-            for (int v = 0; v < 2 * (V); v++) sum[v] = _mm256_setzero_si256();                               \
-            for (; e < stop; e += 2) {                                                                       \
-                const int16_t *first = x + offset[e] + i, *second = x + offset[e + 1] + i;                   \
-                const __m256i w = pair(value + e);                                                           \
-                _Pragma("GCC unroll 16") for (int v = 0; v < (V); v++)                                       \
-                    multiply_words(first + 16 * v, second + 16 * v, w, sum + 2 * v);                         \
-            }                                                                                                \
-            for (int v = 0; v < (V); v++) {                                                                  \
-                __m256i ordered[2];                                                                          \
-                in_order(sum + 2 * v, ordered);                                                              \
-                add_wide(y + i + 16 * v, ordered[0]);                                                        \
-                add_wide(y + i + 16 * v + 8, ordered[1]);                                                    \
-            }                                                                                                \
-        }                                                                                                    \
-    }
+ALWAYS void words_u8(const uint32_t *offset, const uint32_t *weight, size_t entries, const void *x, bool fresh, int32_t *y, const int R) {
+    __m256i sum[HALVES];
+    UNROLL EACH(h) sum[h] = fresh ? _mm256_setzero_si256() : _mm256_loadu_si256((const void *)(y + 8 * h));
+    multiply(offset, weight, 0, entries, x, sum, R);
+    UNROLL EACH(h) _mm256_storeu_si256((void *)(y + 8 * h), sum[h]);
+}
 
-void conv_i16_value_avx2(const uint32_t *offset, const void *value_, size_t entries, const void *x_, size_t n, void *y_) {
-    const int16_t *value = value_, *x = x_;
-    int64_t *y = y_;
-    size_t i = 0;
-    TILE_I16(4)
-    TILE_I16(2)
+void conv_u8_value_6x16_avx2(const uint32_t *offset, const uint32_t *weight, size_t entries, const void *x, size_t rows, bool fresh, void *y) {
+#define BODY(R) words_u8(offset, weight, entries, x, fresh, y, R);
+    FOR_ROWS(BODY)
+#undef BODY
+}
+
+ALWAYS void add_wide(int64_t *y, __m128i sum) {
+    _mm256_storeu_si256((void *)y, _mm256_add_epi64(_mm256_loadu_si256((const void *)y), _mm256_cvtepi32_epi64(sum)));
+}
+
+ALWAYS void words_i16(const uint32_t *offset, const uint32_t *weight, size_t entries, const void *x, bool fresh, int64_t *y, const int R) {
+    if (fresh) memset(y, 0, (size_t)R * EIE_ROWS * sizeof *y);
+    for (size_t e = 0; e < entries; e += 8) { /* 16 products fit int32: docs/numerics.md */
+        __m256i sum[HALVES];
+        UNROLL EACH(h) sum[h] = _mm256_setzero_si256();
+        multiply(offset, weight, e, e + 8 < entries ? e + 8 : entries, x, sum, R);
+        UNROLL EACH(h) {
+            add_wide(y + 8 * h, _mm256_castsi256_si128(sum[h]));
+            add_wide(y + 8 * h + 4, _mm256_extracti128_si256(sum[h], 1));
+        }
+    }
+}
+
+void conv_i16_value_6x16_avx2(const uint32_t *offset, const uint32_t *weight, size_t entries, const void *x, size_t rows, bool fresh, void *y) {
+#define BODY(R) words_i16(offset, weight, entries, x, fresh, y, R);
+    FOR_ROWS(BODY)
+#undef BODY
 }
 #endif

@@ -65,11 +65,24 @@ typedef struct {
 typedef void eie_output_u8_kernel(const int32_t *sum, size_t n, const eie_output_u8 *how, float *to);
 
 /* ---- convolution ------------------------------------------------------------------------------------------------
- * y[i] = sum over e of value[e] * x[offset[e] + i], for i below n, a multiple of EIE_LANES. x: float (f32), int16 (u8 and
- * i16); value: float or int16; y: float, int32 (u8: at most EIE_PANEL entries) or int64 (i16). In the integer formats
- * `entries` is even. x is readable to offset[e] + n. */
-enum { EIE_LANES = 32 };
-typedef void eie_conv_kernel(const uint32_t *offset, const void *value, size_t entries, const void *x, size_t n, void *y);
+ * A vector is sixteen output positions side by side, four bytes each: a float (f32), two int16 (i16), four uint8 or two int16
+ * (u8): as many input channels as `per` says. A weight is four bytes likewise: a float, two int16, or four int8.
+ *
+ *     y[r][lane] (+)= sum over e of the products of weight[e] with (x + offset[e])[r][lane], for r below rows
+ *
+ * rows: 1 to `window`. offset: bytes, a multiple of 64, as x is. fresh: y holds nothing yet. y: float, int32 (u8;
+ * a row must have no more than EIE_PANEL products) or int64 (i16). */
+typedef void eie_conv_kernel(const uint32_t *offset, const uint32_t *weight, size_t entries, const void *x, size_t rows, bool fresh, void *y);
+
+/* Lines of an input where they are wanted: to[l * to_pitch + i] = x[l * pitch + first + i * step], or pad where first + i * step
+ * is not in [0, width); for l below count, i below lanes. Nothing else is read or written. */
+typedef struct {
+    size_t pitch, count;
+    int64_t first, step, width; /* step from 1 */
+    size_t lanes, to_pitch;
+    uint32_t pad;
+} eie_lines;
+typedef void eie_lines_kernel(const uint32_t *x, const eie_lines *lines, uint32_t *to);
 
 /* ---- quantization: kernels/quantize.h has what they compute ------------------------------------------------------ */
 typedef bool eie_quantize_u8_kernel(const float *x, size_t n, uint8_t *q, float *scale, int32_t *zero);
@@ -77,16 +90,16 @@ typedef bool eie_quantize_i16_kernel(const float *x, size_t n, int16_t *q, int32
 
 /* ---- the list -------------------------------------------------------------------------------------------------- */
 typedef enum {
-    EIE_GEMM_F32, EIE_GEMM_I16, EIE_GEMM_U8, EIE_CONV_F32, EIE_CONV_I16, EIE_CONV_U8, EIE_QUANTIZE_I16, EIE_QUANTIZE_U8, EIE_OUTPUT_U8,
+    EIE_GEMM_F32, EIE_GEMM_I16, EIE_GEMM_U8, EIE_CONV_F32, EIE_CONV_I16, EIE_CONV_U8, EIE_QUANTIZE_I16, EIE_QUANTIZE_U8, EIE_OUTPUT_U8, EIE_CONV_LINES,
 } eie_kernel_kind;
 
 typedef struct {
     eie_kernel_kind kind;
     const char *isa;
     const char *name;
-    eie_form form; /* gemm, and what follows */
-    size_t window; /* columns */
-    size_t per;    /* entries of a lane in a step */
+    eie_form form; /* gemm and convolution, and what follows */
+    size_t window; /* columns; of a convolution: vectors */
+    size_t per;    /* entries of a lane in a step; of a convolution: channels */
     size_t sets;   /* rows of a lane */
     size_t unroll; /* steps of a group: a multiple */
     size_t codes;  /* the largest codebook it takes, 0: values, any codebook */

@@ -9,13 +9,14 @@
 static void conv_free(eie_layer *layer) {
     eie_conv *c = (eie_conv *)layer;
     for (int i = 0; i < EIE_AXES; i++) {
-        free(c->axis[i].phase);
-        free(c->axis[i].tap_phase);
-        free(c->axis[i].tap_shift);
+        free(c->axis[i].shift);
+        free(c->axis[i].column);
     }
     free(c->first);
-    free(c->place);
-    free(c->value);
+    free(c->row);
+    free(c->flat);
+    free(c->stacked);
+    free(c->weight);
     free(c->row_sums);
     free(c);
 }
@@ -41,8 +42,8 @@ static eie_status check_params(const eie_weight *w, const eie_conv_params *p) {
 static eie_status init_axes(eie_conv *c, const eie_weight *w) {
     const eie_conv_params *p = &c->params;
     const uint32_t missing = EIE_AXES - p->spatial;
-    size_t phases = 1;
-    c->taps = 1;
+    c->taps = c->phases = 1;
+    c->pointwise = true;
     for (uint32_t i = 0; i < EIE_AXES; i++) {
         const bool here = i >= missing;
         const size_t kernel = here ? (size_t)w->dims[2 + i - missing] : 1;
@@ -50,106 +51,230 @@ static eie_status init_axes(eie_conv *c, const eie_weight *w) {
                                                      p->transposed);
         if (status != EIE_OK) return status;
         if (!eie_multiply(c->taps, kernel, &c->taps)) return EIE_E_SHAPE;
-        if (p->transposed) phases *= c->axis[i].phases;
+        c->phases *= c->axis[i].phases;
+        c->pointwise &= kernel == 1 && c->axis[i].stride == 1;
+        if (here) c->pointwise &= p->pads[i - missing] == 0 && p->pads[i - missing + p->spatial] == 0 && p->output_shape[i - missing] == 0;
     }
     c->group = (size_t)p->group;
     c->in_channels = (size_t)(p->transposed ? w->dims[0] : w->dims[1] * p->group);
     c->out_channels = (size_t)(p->transposed ? w->dims[1] * p->group : w->dims[0]);
-    size_t places;
-    if (!eie_multiply(c->in_channels / c->group, c->taps, &places) || places > UINT32_MAX) return EIE_E_UNSUPPORTED;
-    return eie_multiply(c->out_channels, phases, &c->rows) && c->rows < SIZE_MAX / 16 ? EIE_OK : EIE_E_UNSUPPORTED;
+    return eie_multiply(c->out_channels / c->group, c->phases, &c->rows) ? EIE_OK : EIE_E_UNSUPPORTED;
 }
 
-/* The row and the place of the weight at dims [a, b, tap]. */
-static void locate(const eie_conv *c, size_t a, size_t b, size_t tap, size_t *row, size_t *place) {
-    if (!c->params.transposed) {
-        *row = a;
-        *place = b * c->taps + tap;
-        return;
+/* ---- layouts ------------------------------------------------------------------------------------------------------- */
+
+/* Bytes of a chunk's activations: what the first-level caches of today's cores hold beside weights and sums. */
+enum { CHUNK_BYTES = 40 << 10, VECTOR = 64 };
+
+static eie_status plan(eie_conv *c) {
+    const size_t tile = c->kernel->window, channels = c->in_channels / c->group;
+    const eie_conv_axis *y = &c->axis[1];
+    size_t flat, across, stacked = 0, all, slots;
+    c->depth = c->kernel->per;
+    c->units = (channels + c->depth - 1) / c->depth;
+    if (!eie_multiply(c->axis[0].columns * c->axis[1].columns, c->axis[2].columns * tile, &flat)) return EIE_E_UNSUPPORTED;
+    across = c->axis[0].columns * c->axis[2].columns;
+    if (c->params.spatial > 1 && !c->pointwise && y->columns <= EIE_CONV_COLUMNS && y->reach / y->step < (int64_t)(EIE_CONV_COLUMNS * tile)) {
+        eie_conv_slot(y, 0, &slots);
+        c->lines = slots * (tile + (size_t)(y->reach / y->step));
+        stacked = across * c->lines;
+        if (stacked > flat) c->lines = stacked = 0; /* taps too far apart to share much */
     }
-    const size_t z = tap / (c->axis[1].kernel * c->axis[2].kernel), y = tap / c->axis[2].kernel % c->axis[1].kernel, x = tap % c->axis[2].kernel;
-    const size_t phase = (c->axis[0].tap_phase[z] * c->axis[1].phases + c->axis[1].tap_phase[y]) * c->axis[2].phases + c->axis[2].tap_phase[x];
-    const size_t phases = c->axis[0].phases * c->axis[1].phases * c->axis[2].phases, channels = c->in_channels / c->group;
-    *row = (a / channels * (c->out_channels / c->group) + b) * phases + phase;
-    *place = a % channels * c->taps + tap;
+    const size_t unit = stacked > 0 ? stacked : flat;
+    c->chunk = CHUNK_BYTES / VECTOR / unit;
+    if (c->chunk < 1) c->chunk = 1;
+    if (c->chunk > c->units) c->chunk = c->units;
+    c->chunks = (c->units + c->chunk - 1) / c->chunk;
+    c->chunk = (c->units + c->chunks - 1) / c->chunks; /* alike */
+    c->chunks = (c->units + c->chunk - 1) / c->chunk;
+    if (!eie_multiply(c->chunk, flat > stacked ? flat : stacked, &c->chunk_vectors) || c->chunk_vectors > UINT32_MAX / VECTOR) return EIE_E_UNSUPPORTED;
+    if (!eie_multiply(c->chunks, c->rows, &all) || !eie_multiply(all, c->group, &all) || all > UINT32_MAX / 2) return EIE_E_UNSUPPORTED;
+    return EIE_OK;
 }
 
-/* Values of the codes: float, or int16 for both integer formats. */
+/* The byte at which a tap's vectors begin in either layout, for each tap of a unit. */
+static eie_status layouts(const eie_conv *c, uint32_t **flat, uint32_t **stacked) {
+    const eie_conv_axis *a = c->axis;
+    const size_t tile = c->kernel->window;
+    *flat = malloc((c->taps + 1) * sizeof **flat);
+    *stacked = malloc((c->taps + 1) * sizeof **stacked);
+    if (*flat == NULL || *stacked == NULL) return EIE_E_MEMORY;
+    for (size_t tap = 0; tap < c->taps; tap++) {
+        const size_t z = a[0].column[tap / (a[1].kernel * a[2].kernel)], y = a[1].column[tap / a[2].kernel % a[1].kernel];
+        const size_t x = a[2].column[tap % a[2].kernel];
+        (*flat)[tap] = (uint32_t)(((z * a[1].columns + y) * a[2].columns + x) * tile * VECTOR);
+        (*stacked)[tap] = 0;
+        if (c->lines == 0) continue;
+        size_t slots;
+        const size_t slot = eie_conv_slot(&a[1], y, &slots);
+        (*stacked)[tap] = (uint32_t)((z * a[2].columns + x) * c->lines + slot * (c->lines / slots) + (size_t)(a[1].shift[y] / a[1].step)) * VECTOR;
+    }
+    return EIE_OK;
+}
+
+/* ---- entries ------------------------------------------------------------------------------------------------------- */
+
+/* Values of the codes: a float, an int16 or an int8, in so many of the lowest bits. */
 typedef struct {
-    float f[256];
-    int16_t w[256];
+    uint32_t bits[256];
+    int32_t number[256]; /* u8 */
+    int width;
 } eie_values;
 
-static void quantize_values(eie_conv *c, const eie_weight *w, eie_values *values) {
-    memcpy(values->f, w->codebook, w->codebook_size * sizeof(float));
-    if (c->format == EIE_I16) eie_codebook_i16(w->codebook, w->codebook_size, values->w, &c->exponent);
-    if (c->format == EIE_U8) {
-        int8_t bytes[256];
-        eie_codebook_u8(w->codebook, w->codebook_size, bytes, &c->step);
-        for (uint32_t i = 0; i < w->codebook_size; i++) values->w[i] = bytes[i];
+static void values_of(eie_conv *c, const eie_weight *w, eie_values *v) {
+    int8_t bytes[256];
+    int16_t words[256];
+    v->width = c->format == EIE_F32 ? 32 : c->depth == 4 ? 8 : 16;
+    if (c->format == EIE_F32) memcpy(v->bits, w->codebook, w->codebook_size * sizeof(float));
+    if (c->format == EIE_I16) eie_codebook_i16(w->codebook, w->codebook_size, words, &c->exponent);
+    if (c->format == EIE_U8) eie_codebook_u8(w->codebook, w->codebook_size, bytes, &c->step);
+    for (uint32_t i = 0; c->format != EIE_F32 && i < w->codebook_size; i++) {
+        v->number[i] = c->format == EIE_I16 ? words[i] : bytes[i];
+        v->bits[i] = v->width == 8 ? (uint8_t)v->number[i] : (uint16_t)v->number[i];
     }
 }
 
-/* Counts entries of each row into first[row + 1], and makes starts of them; integer rows get an even count. */
-static eie_status count_rows(eie_conv *c, const eie_weight *w, size_t *entries) {
-    c->first = calloc(c->rows + 2, sizeof *c->first);
-    if (c->first == NULL) return EIE_E_MEMORY;
-    const uint8_t *code = w->codes;
-    for (size_t a = 0; a < w->dims[0]; a++) {
-        for (size_t b = 0; b < w->dims[1]; b++) {
-            for (size_t tap = 0; tap < c->taps; tap++) {
-                size_t row, place;
-                if (*code++ == 0) continue;
-                locate(c, a, b, tap, &row, &place);
-                c->first[row + 1]++;
-            }
-        }
-    }
-    for (size_t r = 0; r < c->rows; r++) {
-        if (c->format != EIE_F32) c->first[r + 1] += c->first[r + 1] & 1;
-        c->first[r + 1] += c->first[r];
-    }
-    *entries = c->first[c->rows];
-    return EIE_OK;
-}
+typedef struct {
+    const uint8_t *codes;
+    size_t channels, row_stride, channel_stride; /* of codes, in elements */
+    size_t *taps, *phase;                       /* taps by phase, and where each phase begins */
+} eie_reader;
 
-static eie_status fill_rows(eie_conv *c, const eie_weight *w, const eie_values *values, size_t entries) {
-    const size_t item = c->format == EIE_F32 ? sizeof(float) : sizeof(int16_t);
-    size_t *next = malloc((c->rows + 1) * sizeof *next);
-    c->place = calloc(entries + 1, sizeof *c->place);
-    c->value = calloc(entries + 1, item);
-    c->row_sums = c->format == EIE_U8 ? calloc(c->rows + 1, sizeof *c->row_sums) : NULL;
-    if (next == NULL || c->place == NULL || c->value == NULL || (c->format == EIE_U8 && c->row_sums == NULL)) {
-        free(next);
+/* Taps by the phase of the output that they meet; Conv has one. */
+static eie_status sort_taps(const eie_conv *c, eie_reader *r) {
+    r->taps = malloc((c->taps + 1) * sizeof *r->taps);
+    r->phase = calloc(c->phases + 2, sizeof *r->phase);
+    size_t *of = malloc((c->taps + 1) * sizeof *of);
+    if (r->taps == NULL || r->phase == NULL || of == NULL) {
+        free(of);
         return EIE_E_MEMORY;
     }
-    memcpy(next, c->first, c->rows * sizeof *next);
-    const uint8_t *code = w->codes;
-    for (size_t a = 0; a < w->dims[0]; a++) {
-        for (size_t b = 0; b < w->dims[1]; b++) {
-            for (size_t tap = 0; tap < c->taps; tap++, code++) {
-                size_t row, place;
-                if (*code == 0) continue;
-                locate(c, a, b, tap, &row, &place);
-                const size_t e = next[row]++;
-                c->place[e] = (uint32_t)place;
-                if (c->format == EIE_F32) ((float *)c->value)[e] = values->f[*code];
-                else ((int16_t *)c->value)[e] = values->w[*code];
-                if (c->format == EIE_U8) c->row_sums[row] += values->w[*code];
+    const eie_conv_axis *a = c->axis;
+    for (size_t tap = 0; tap < c->taps; tap++) {
+        const size_t k[EIE_AXES] = {tap / (a[1].kernel * a[2].kernel), tap / a[2].kernel % a[1].kernel, tap % a[2].kernel};
+        of[tap] = 0;
+        for (int i = 0; i < EIE_AXES; i++) of[tap] = of[tap] * a[i].phases + (size_t)((int64_t)k[i] * a[i].dilation % (int64_t)a[i].phases);
+        r->phase[of[tap] + 2]++;
+    }
+    for (size_t p = 0; p < c->phases; p++) r->phase[p + 2] += r->phase[p + 1];
+    for (size_t tap = 0; tap < c->taps; tap++) r->taps[r->phase[of[tap] + 1]++] = tap;
+    free(of);
+    return EIE_OK;
+}
+
+/* Entries of a row in a chunk: counted, and written where `to` is not SIZE_MAX. */
+static size_t entries(eie_conv *c, const eie_reader *r, const eie_values *v, const uint32_t *const *layout, size_t group, size_t chunk, size_t row, size_t to) {
+    const size_t channel0 = chunk * c->chunk * c->depth, end = channel0 + c->chunk * c->depth;
+    const size_t channels = end < r->channels ? end - channel0 : r->channels - channel0, phase = row % c->phases;
+    const size_t outer = c->rows / c->phases; /* output channels of a group */
+    const uint8_t *codes = c->params.transposed ? r->codes + group * r->channels * r->channel_stride + row / c->phases * r->row_stride
+                                                : r->codes + (group * outer + row) * r->row_stride;
+    size_t count = 0;
+    if (r->phase[phase] == r->phase[phase + 1]) return 0;
+    for (size_t i = 0; i < channels; i += c->depth) {
+        const uint8_t *unit = codes + (channel0 + i) * r->channel_stride;
+        const size_t here = channels - i < c->depth ? channels - i : c->depth;
+        for (size_t t = r->phase[phase]; t < r->phase[phase + 1]; t++) {
+            uint32_t word = 0, any = 0;
+            for (size_t d = 0; d < here; d++) {
+                const uint8_t code = unit[d * r->channel_stride + r->taps[t]];
+                any |= code;
+                if (to != SIZE_MAX) word |= v->bits[code] << (d * (size_t)v->width % 32);
+                if (to != SIZE_MAX && c->format == EIE_U8) c->row_sums[group * c->rows + row] += v->number[code];
+            }
+            if (any == 0) continue;
+            if (to != SIZE_MAX) {
+                const size_t base = i / c->depth, e = to + count;
+                c->flat[e] = (uint32_t)(base * c->axis[0].columns * c->axis[1].columns * c->axis[2].columns * c->kernel->window * VECTOR) + layout[0][r->taps[t]];
+                if (c->lines > 0) c->stacked[e] = (uint32_t)(base * c->axis[0].columns * c->axis[2].columns * c->lines * VECTOR) + layout[1][r->taps[t]];
+                c->weight[e] = word;
+            }
+            count++;
+        }
+    }
+    return count;
+}
+
+/* The rows of a block by how many entries they have: the same number of turns again and again is what processors foresee. */
+static void order(const uint32_t *count, uint32_t first, size_t n, uint32_t *row) {
+    for (size_t i = 0; i < n; i++) {
+        size_t at = i;
+        for (; at > 0 && count[row[at - 1] - first] < count[i]; at--) row[at] = row[at - 1];
+        row[at] = first + (uint32_t)i;
+    }
+}
+
+static eie_status count_entries(eie_conv *c, const eie_reader *r, const eie_values *v, uint64_t *total) {
+    const size_t all = c->group * c->chunks * c->rows;
+    uint32_t count[EIE_CONV_BLOCK];
+    c->first = malloc((all + 1) * sizeof *c->first);
+    c->row = malloc((all + 1) * sizeof *c->row);
+    if (c->first == NULL || c->row == NULL) return EIE_E_MEMORY;
+    *total = 0;
+    for (size_t i = 0; i < c->group * c->chunks; i++) {
+        for (size_t row = 0; row < c->rows; row += EIE_CONV_BLOCK) {
+            const size_t n = c->rows - row < EIE_CONV_BLOCK ? c->rows - row : EIE_CONV_BLOCK, at = i * c->rows + row;
+            for (size_t k = 0; k < n; k++) {
+                const size_t found = entries(c, r, v, NULL, i / c->chunks, i % c->chunks, row + k, SIZE_MAX);
+                if (found > UINT32_MAX / 2) return EIE_E_UNSUPPORTED;
+                count[k] = (uint32_t)found;
+            }
+            order(count, (uint32_t)row, n, c->row + at);
+            for (size_t k = 0; k < n; k++) {
+                c->first[at + k] = (uint32_t)*total;
+                *total += count[c->row[at + k] - row];
+                if (*total > UINT32_MAX / 2) return EIE_E_UNSUPPORTED;
             }
         }
     }
-    for (size_t r = 0; r < c->rows; r++) { /* the entry that makes a count even: any place of the row, weight 0 */
-        if (next[r] < c->first[r + 1]) c->place[next[r]] = c->place[next[r] - 1];
-    }
-    free(next);
-    c->base.bytes = entries * (sizeof *c->place + item) + (c->rows + 1) * sizeof *c->first;
+    c->first[all] = (uint32_t)*total;
     return EIE_OK;
+}
+
+static eie_status fill_entries(eie_conv *c, const eie_reader *r, const eie_values *v, uint64_t total) {
+    uint32_t *layout[2] = {NULL, NULL};
+    uint64_t *products = calloc(c->group * c->rows + 1, sizeof *products);
+    eie_status status = layouts(c, &layout[0], &layout[1]);
+    c->flat = malloc((total + 1) * sizeof *c->flat);
+    c->stacked = c->lines > 0 ? malloc((total + 1) * sizeof *c->stacked) : NULL;
+    c->weight = malloc((total + 1) * sizeof *c->weight);
+    c->row_sums = c->format == EIE_U8 ? calloc(c->group * c->rows + 1, sizeof *c->row_sums) : NULL;
+    if (products == NULL || c->flat == NULL || c->weight == NULL || (c->lines > 0 && c->stacked == NULL) || (c->format == EIE_U8 && c->row_sums == NULL)) {
+        status = EIE_E_MEMORY;
+    }
+    for (size_t i = 0; status == EIE_OK && i < c->group * c->chunks * c->rows; i++) {
+        const size_t group = i / c->rows / c->chunks;
+        const size_t count = entries(c, r, v, (const uint32_t *const *)layout, group, i / c->rows % c->chunks, c->row[i], c->first[i]);
+        uint64_t *of = &products[group * c->rows + c->row[i]];
+        *of += (uint64_t)count * c->depth;
+        if (*of > c->most) c->most = *of;
+    }
+    free(products);
+    free(layout[0]);
+    free(layout[1]);
+    c->base.bytes = total * (c->lines > 0 ? 12 : 8) + c->group * c->rows * (8 * c->chunks + (c->format == EIE_U8 ? 8 : 0));
+    return status;
+}
+
+static eie_status pack(eie_conv *c, const eie_weight *w) {
+    eie_values values;
+    uint64_t total;
+    eie_reader reader = {.codes = w->codes, .channels = c->in_channels / c->group};
+    const size_t outer = c->out_channels / c->group;
+    reader.row_stride = c->params.transposed ? c->taps : reader.channels * c->taps;
+    reader.channel_stride = c->params.transposed ? outer * c->taps : c->taps;
+    values_of(c, w, &values);
+    eie_status status = sort_taps(c, &reader);
+    if (status == EIE_OK) status = count_entries(c, &reader, &values, &total);
+    if (status == EIE_OK) status = fill_entries(c, &reader, &values, total);
+    free(reader.taps);
+    free(reader.phase);
+    return status;
 }
 
 eie_status eie_conv_create(const eie_weight *weight, const eie_conv_params *params, eie_format format, eie_layer **layer) {
     static const eie_kernel_kind kinds[] = {EIE_CONV_F32, EIE_CONV_I16, EIE_CONV_U8};
-    size_t elements, entries = 0;
+    size_t elements;
     *layer = NULL;
     if ((int)format < EIE_F32 || format > EIE_U8 || params == NULL) return EIE_E_ARGUMENT;
     eie_status status = eie_weight_check(weight, &elements);
@@ -163,11 +288,9 @@ eie_status eie_conv_create(const eie_weight *weight, const eie_conv_params *para
     c->format = format;
     c->kernel = eie_kernel_find(kinds[format], weight->codebook_size);
     snprintf(c->base.kernel, sizeof c->base.kernel, "%s", c->kernel->name);
-    eie_values values;
-    quantize_values(c, weight, &values);
     status = init_axes(c, weight);
-    if (status == EIE_OK) status = count_rows(c, weight, &entries);
-    if (status == EIE_OK) status = fill_rows(c, weight, &values, entries);
+    if (status == EIE_OK) status = plan(c);
+    if (status == EIE_OK) status = pack(c, weight);
     if (status != EIE_OK) {
         conv_free(&c->base);
         return status;

@@ -1,5 +1,6 @@
 /* Running a convolution layer: ops/conv.h says what is computed. */
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,23 +8,36 @@
 #include "ops/conv.h"
 
 enum {
-    TILE = 224,     /* positions at a time: the registers' worth of one pass of the widest kernel */
-    TASK_ROWS = 16, /* rows a task: they share a tile of the input while it is in cache */
+    LANES = EIE_ROWS,
+    MOST_TILE = 16 * LANES, /* positions, in the widest kernel's tile */
+    SUM_BYTES = 512 << 10,  /* of sums kept while chunks go by: they fit the second-level cache */
+    TASKS = 16,             /* at least so many where there is a pool */
 };
+
+/* A tile of positions. Stacked: lines y0 to y0 + vectors of plane z, from x0 on. Flat: from `first` on. */
+typedef struct {
+    size_t vectors;
+    int64_t z, y, x;
+    size_t first, count; /* flat: positions */
+} eie_tile;
 
 typedef struct {
     const eie_conv *conv;
     eie_conv_size size;
-    const void *x;        /* the sample, [in_channels, positions]: float, or quantized uint8 or int16 */
-    void *planes;         /* [in_channels, planes, plane_size]: float or int16 */
-    size_t channel_size;  /* planes * plane_size */
-    const uint32_t *offset; /* [entries] */
+    const uint32_t *x;    /* the sample: [group * units] maps of four-byte places */
     const float *bias;
     float *y;
-    int32_t zero;         /* u8: what padding holds */
+    uint32_t pad;
+    int32_t zero;         /* u8 */
     float factor;         /* u8 */
     double power;         /* i16 */
-    size_t tiles, chunks;
+    bool stacked, wide;   /* wide: a row of u8 sums may pass int32 */
+    size_t tiles, vectors, down, across; /* vectors: of a tile; stacked: tiles of a column and of a line */
+    size_t blocks, block; /* of rows: how many, and rows of one */
+    size_t slots;         /* stacked: phases of the input */
+    int64_t phase[EIE_CONV_COLUMNS];
+    eie_lines_kernel *lines;
+    atomic_bool failed;   /* out of memory */
 } eie_conv_call;
 
 eie_status eie_conv_output_dims(const eie_layer *layer, const int64_t *in, int64_t *out) {
@@ -37,220 +51,300 @@ eie_status eie_conv_output_dims(const eie_layer *layer, const int64_t *in, int64
     return EIE_OK;
 }
 
-/* ---- input --------------------------------------------------------------------------------------------------------- */
+/* ---- tiles --------------------------------------------------------------------------------------------------------- */
 
-/* The input coordinate of position j of a plane, on one axis; outside the input: padding. */
-static int64_t coordinate(const eie_conv_call *call, int axis, int64_t phase, int64_t j) {
-    const eie_conv_axis *a = &call->conv->axis[axis];
-    if (call->conv->params.transposed) return j - a->reach + call->size.lowest[axis];
-    return j * a->stride + phase - call->size.begin[axis];
+static size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
+
+static void cut(eie_conv_call *call, const eie_parallel *parallel) {
+    const eie_conv *c = call->conv;
+    const int64_t *d = call->size.domain;
+    const size_t most = c->kernel->window, flat = ceil_div(call->size.positions, LANES);
+    call->across = ceil_div((size_t)d[2], LANES);
+    const size_t stacked = (size_t)d[0] * (size_t)d[1] * call->across;
+    call->stacked = c->lines > 0 && stacked <= flat + flat / 4 && d[1] >= 4;
+    const size_t length = call->stacked ? (size_t)d[1] : flat;
+    for (size_t y = 0; call->stacked && y < c->axis[1].columns; y++) {
+        size_t slots;
+        if (eie_conv_slot(&c->axis[1], y, &slots) == call->slots) call->phase[call->slots++] = c->axis[1].shift[y] % c->axis[1].step;
+    }
+    call->down = ceil_div(length, most);
+    call->vectors = ceil_div(length, call->down);
+    call->down = ceil_div(length, call->vectors);
+    call->tiles = call->stacked ? (size_t)d[0] * call->down * call->across : call->down;
+    const size_t sum = c->format == EIE_I16 || call->wide ? sizeof(int64_t) : sizeof(float);
+    size_t rows = SUM_BYTES / (call->vectors * LANES * sum);
+    if (parallel != NULL && call->tiles * c->group < TASKS) {
+        const size_t shared = ceil_div(c->rows * call->tiles * c->group, TASKS);
+        rows = shared < rows ? shared : rows;
+    }
+    call->block = ceil_div(rows, EIE_CONV_BLOCK) * EIE_CONV_BLOCK;
+    call->blocks = ceil_div(c->rows, call->block);
 }
 
-/* One line of a plane: from is the input's line, or NULL where all is padding. */
-static void copy_line(const eie_conv_call *call, int64_t phase, size_t from, bool padding, size_t to) {
+static eie_tile tile_of(const eie_conv_call *call, size_t i) {
+    const int64_t *d = call->size.domain;
+    eie_tile t = {.vectors = call->vectors};
+    if (call->stacked) {
+        t.x = (int64_t)(i % call->across * LANES);
+        t.y = (int64_t)(i / call->across % call->down * call->vectors);
+        t.z = (int64_t)(i / call->across / call->down);
+        if (d[1] - t.y < (int64_t)t.vectors) t.vectors = (size_t)(d[1] - t.y);
+        return t;
+    }
+    t.first = i * call->vectors * LANES;
+    t.count = call->size.positions - t.first < t.vectors * LANES ? call->size.positions - t.first : t.vectors * LANES;
+    t.vectors = ceil_div(t.count, LANES);
+    return t;
+}
+
+/* ---- activations --------------------------------------------------------------------------------------------------- */
+
+/* `count` lines of a map, from coordinate y on by `step`, with what is outside of the map. how: the rest is set. */
+static void copy_lines(const eie_conv_call *call, const uint32_t *map, int64_t z, int64_t y, int64_t step, size_t count, eie_lines how, uint32_t *to) {
+    const int64_t *in = call->size.in;
+    int64_t begin = y < 0 ? (-y + step - 1) / step : 0, end = y < in[1] ? (in[1] - 1 - y) / step + 1 : 0;
+    if (end > (int64_t)count) end = (int64_t)count;
+    if (z < 0 || z >= in[0] || begin > end || end < 0) begin = end = 0;
+    how.pad = call->pad;
+    how.pitch = (size_t)(step * in[2]);
+    const int64_t width = how.width;
+    how.width = 0;
+    how.count = (size_t)begin;
+    if (begin > 0) call->lines(map, &how, to);
+    how.count = count - (size_t)end;
+    if (how.count > 0) call->lines(map, &how, to + (size_t)end * how.to_pitch);
+    how.width = width;
+    how.count = (size_t)(end - begin);
+    if (how.count > 0) call->lines(map + (z * in[1] + y + begin * step) * in[2], &how, to + (size_t)begin * how.to_pitch);
+}
+
+static void lay_stacked(const eie_conv_call *call, const eie_tile *t, const uint32_t *map, uint32_t *to) {
+    const eie_conv_axis *a = call->conv->axis;
+    const size_t lines = call->conv->lines / call->slots;
+    for (size_t z = 0; z < a[0].columns; z++) {
+        const int64_t iz = t->z * a[0].step + call->size.base[0] + a[0].shift[z];
+        for (size_t x = 0; x < a[2].columns; x++) {
+            const eie_lines how = {.first = t->x * a[2].step + call->size.base[2] + a[2].shift[x], .step = a[2].step, .width = call->size.in[2],
+                                   .lanes = LANES, .to_pitch = LANES};
+            for (size_t slot = 0; slot < call->slots; slot++, to += lines * LANES) {
+                copy_lines(call, map, iz, t->y * a[1].step + call->size.base[1] + call->phase[slot], a[1].step,
+                           t->vectors + (size_t)(a[1].reach / a[1].step), how, to);
+            }
+        }
+    }
+}
+
+/* One tap's positions, a line's or several whole lines' at a time. */
+static void lay_flat_tap(const eie_conv_call *call, const eie_tile *t, const uint32_t *map, const int64_t *shift, uint32_t *to) {
+    const eie_conv_axis *a = call->conv->axis;
+    const int64_t *d = call->size.domain, *base = call->size.base;
+    for (size_t done = 0; done < t->count;) {
+        const int64_t at = (int64_t)(t->first + done), left = (int64_t)(t->count - done), x = at % d[2], y = at / d[2] % d[1], z = at / d[2] / d[1];
+        int64_t n = d[2] - x < left ? d[2] - x : left, lines = 1;
+        if (x == 0 && left >= d[2]) lines = left / d[2] < d[1] - y ? left / d[2] : d[1] - y;
+        const eie_lines how = {.first = x * a[2].step + base[2] + shift[2], .step = a[2].step, .width = call->size.in[2], .lanes = (size_t)n,
+                               .to_pitch = (size_t)n};
+        copy_lines(call, map, z * a[0].step + base[0] + shift[0], y * a[1].step + base[1] + shift[1], a[1].step, (size_t)lines, how, to + done);
+        done += (size_t)(n * lines);
+    }
+}
+
+static void lay_flat(const eie_conv_call *call, const eie_tile *t, const uint32_t *map, uint32_t *to) {
     const eie_conv *c = call->conv;
-    const int64_t width = call->size.plane[2], in = call->size.in[2], step = c->params.transposed ? 1 : c->axis[2].stride;
-    const int64_t start = coordinate(call, 2, phase, 0);
-    /* positions [first, last) are inside the input */
-    int64_t first = start < 0 ? (-start + step - 1) / step : 0;
-    int64_t last = start < in ? (in - 1 - start) / step + 1 : 0;
-    first = padding || first > width ? width : first;
-    last = padding ? width : last > width ? width : last < first ? first : last;
-    if (c->format == EIE_F32) {
-        float *line = (float *)call->planes + to;
-        const float *x = (const float *)call->x + from;
-        for (int64_t j = 0; j < first; j++) line[j] = 0;
-        if (step == 1) memcpy(line + first, x + start + first, (size_t)(last - first) * sizeof *line);
-        else for (int64_t j = first; j < last; j++) line[j] = x[start + j * step];
-        for (int64_t j = last; j < width; j++) line[j] = 0;
+    const eie_conv_axis *a = c->axis;
+    if (c->pointwise) {
+        const eie_lines how = {.count = 1, .first = (int64_t)t->first, .step = 1, .width = (int64_t)call->size.in_size, .lanes = t->count, .pad = call->pad};
+        call->lines(map, &how, to);
         return;
     }
-    int16_t *line = (int16_t *)call->planes + to;
-    const int16_t pad = (int16_t)call->zero;
-    for (int64_t j = 0; j < first; j++) line[j] = pad;
-    if (c->format == EIE_I16) {
-        const int16_t *x = (const int16_t *)call->x + from;
-        if (step == 1) memcpy(line + first, x + start + first, (size_t)(last - first) * sizeof *line);
-        else for (int64_t j = first; j < last; j++) line[j] = x[start + j * step];
-    } else {
-        const uint8_t *x = (const uint8_t *)call->x + from;
-        if (step == 1) for (int64_t j = first; j < last; j++) line[j] = x[start + j];
-        else for (int64_t j = first; j < last; j++) line[j] = x[start + j * step];
-    }
-    for (int64_t j = last; j < width; j++) line[j] = pad;
-}
-
-static void copy_channel(void *context, size_t channel) {
-    const eie_conv_call *call = context;
-    const eie_conv_axis *axis = call->conv->axis;
-    const bool transposed = call->conv->params.transposed;
-    const int64_t *in = call->size.in, *plane = call->size.plane;
-    const size_t phases[EIE_AXES] = {transposed ? 1 : axis[0].phases, transposed ? 1 : axis[1].phases, transposed ? 1 : axis[2].phases};
-    size_t to = channel * call->channel_size;
-    for (size_t pz = 0; pz < phases[0]; pz++) {
-        for (size_t py = 0; py < phases[1]; py++) {
-            for (size_t px = 0; px < phases[2]; px++) {
-                for (int64_t z = 0; z < plane[0]; z++) {
-                    const int64_t iz = coordinate(call, 0, axis[0].phase[pz], z);
-                    for (int64_t y = 0; y < plane[1]; y++, to += (size_t)plane[2]) {
-                        const int64_t iy = coordinate(call, 1, axis[1].phase[py], y);
-                        const bool padding = iz < 0 || iz >= in[0] || iy < 0 || iy >= in[1];
-                        const size_t line = padding ? 0 : ((channel * (size_t)in[0] + (size_t)iz) * (size_t)in[1] + (size_t)iy) * (size_t)in[2];
-                        copy_line(call, axis[2].phase[px], line, padding, to);
-                    }
-                }
+    for (size_t z = 0; z < a[0].columns; z++) {
+        for (size_t y = 0; y < a[1].columns; y++) {
+            for (size_t x = 0; x < a[2].columns; x++, to += c->kernel->window * LANES) {
+                const int64_t shift[EIE_AXES] = {a[0].shift[z], a[1].shift[y], a[2].shift[x]};
+                lay_flat_tap(call, t, map, shift, to);
             }
         }
     }
 }
 
-/* Where the activations of each entry lie, relative to their group's planes. */
-static eie_status make_offsets(const eie_conv *c, const eie_conv_size *size, uint32_t **offsets) {
-    const size_t channels = c->in_channels / c->group, entries = c->first[c->rows];
-    uint32_t *table = malloc((channels * c->taps + 1) * sizeof *table);
-    *offsets = malloc((entries + 1) * sizeof **offsets);
-    if (table == NULL || *offsets == NULL) {
-        free(table);
-        free(*offsets);
-        *offsets = NULL;
-        return EIE_E_MEMORY;
-    }
+static void lay(const eie_conv_call *call, const eie_tile *t, size_t group, size_t chunk, uint32_t *to) {
+    const eie_conv *c = call->conv;
     const eie_conv_axis *a = c->axis;
-    for (size_t channel = 0; channel < channels; channel++) {
-        for (size_t tap = 0; tap < c->taps; tap++) {
-            const size_t k[EIE_AXES] = {tap / (a[1].kernel * a[2].kernel), tap / a[2].kernel % a[1].kernel, tap % a[2].kernel};
-            size_t phase = 0, shift = 0;
-            for (int i = 0; i < EIE_AXES; i++) {
-                const int64_t s = a[i].tap_shift[k[i]];
-                shift = shift * (size_t)size->plane[i] + (size_t)(c->params.transposed ? a[i].reach - s : s);
-                if (!c->params.transposed) phase = phase * a[i].phases + a[i].tap_phase[k[i]];
-            }
-            table[channel * c->taps + tap] = (uint32_t)((channel * size->planes + phase) * size->plane_size + shift);
-        }
+    const size_t begin = chunk * c->chunk, end = begin + c->chunk < c->units ? begin + c->chunk : c->units;
+    const size_t taps = a[0].columns * a[2].columns, vectors = call->stacked ? taps * c->lines : taps * a[1].columns * c->kernel->window;
+    for (size_t u = begin; u < end; u++, to += vectors * LANES) {
+        const uint32_t *map = call->x + (group * c->units + u) * call->size.in_size;
+        if (call->stacked) lay_stacked(call, t, map, to);
+        else lay_flat(call, t, map, to);
     }
-    for (size_t e = 0; e < entries; e++) (*offsets)[e] = table[c->place[e]];
-    free(table);
-    return EIE_OK;
+}
+
+/* ---- sums ---------------------------------------------------------------------------------------------------------- */
+
+/* Sums of a row in a chunk that may be too many for int32: they are taken in parts. */
+static void add_parts(const eie_conv_call *call, const uint32_t *offset, const uint32_t *weight, size_t entries, const void *x, size_t vectors, bool fresh,
+                      int64_t *sums) {
+    const size_t most = EIE_PANEL / call->conv->depth;
+    int32_t part[MOST_TILE];
+    if (fresh) memset(sums, 0, vectors * LANES * sizeof *sums);
+    for (size_t e = 0; e < entries; e += most) {
+        ((eie_conv_kernel *)call->conv->kernel->run)(offset + e, weight + e, entries - e < most ? entries - e : most, x, vectors, true, part);
+        for (size_t i = 0; i < vectors * LANES; i++) sums[i] += part[i];
+    }
+}
+
+static void add_chunk(const eie_conv_call *call, const eie_tile *t, size_t group, size_t chunk, size_t begin, size_t end, const void *x, uint8_t *sums) {
+    const eie_conv *c = call->conv;
+    const uint32_t *offset = call->stacked ? c->stacked : c->flat;
+    const size_t at = (group * c->chunks + chunk) * c->rows;
+    const size_t bytes = call->vectors * LANES * (c->format == EIE_I16 || call->wide ? sizeof(int64_t) : sizeof(float));
+    eie_conv_kernel *run = (eie_conv_kernel *)c->kernel->run;
+    for (size_t i = at + begin; i < at + end; i++) {
+        const size_t e = c->first[i], count = c->first[i + 1] - e;
+        uint8_t *to = sums + (c->row[i] - begin) * bytes;
+        if (count == 0 && chunk > 0) continue;
+        if (call->wide) add_parts(call, offset + e, c->weight + e, count, x, t->vectors, chunk == 0, (int64_t *)to);
+        else run(offset + e, c->weight + e, count, x, t->vectors, chunk == 0, to);
+    }
 }
 
 /* ---- output -------------------------------------------------------------------------------------------------------- */
 
-/* Value j goes to place start + j * step of a line, where that is inside; plus the bias, if any. */
-static void put_line(float *to, int64_t width, int64_t start, int64_t step, const float *values, int64_t n, const float *bias) {
-    int64_t first = start < 0 ? (-start + step - 1) / step : 0;
-    int64_t last = start < width ? (width - 1 - start) / step + 1 : 0;
-    last = last < n ? last : n;
-    if (step == 1 && bias == NULL) {
-        if (first < last) memcpy(to + start + first, values + first, (size_t)(last - first) * sizeof *to);
-    } else if (step == 1) {
-        const float add = *bias;
-        for (float *at = to + start; first < last; first++) at[first] = values[first] + add;
-    } else {
-        for (; first < last; first++) to[start + first * step] = bias != NULL ? values[first] + *bias : values[first];
+/* ConvTranspose: n positions of a row, from (z, y, x) on, which are of one line. */
+static void put_line(const eie_conv_call *call, float *to, const int64_t *phase, int64_t z, int64_t y, int64_t x, int64_t n, const float *values) {
+    const int64_t *out = call->size.out, p[EIE_AXES] = {z, y, x};
+    int64_t at[EIE_AXES];
+    for (int i = 0; i < EIE_AXES; i++) at[i] = (call->size.lowest[i] + p[i]) * call->conv->axis[i].stride + phase[i] - call->size.begin[i];
+    if (at[0] < 0 || at[0] >= out[0] || at[1] < 0 || at[1] >= out[1]) return;
+    to += (at[0] * out[1] + at[1]) * out[2];
+    for (int64_t i = 0; i < n; i++, at[2] += call->conv->axis[2].stride) {
+        if (at[2] >= 0 && at[2] < out[2]) to[at[2]] = values[i];
     }
 }
 
-/* Copies positions [from, from + n) of a row to the output. */
-static void put_row(const eie_conv_call *call, size_t row, size_t from, size_t n, const float *values) {
+/* Sums of a row to outputs: scaled, the bias added. In place for floats. */
+static float *finish(const eie_conv_call *call, size_t row, size_t channel, size_t n, void *sums, float *values) {
     const eie_conv *c = call->conv;
-    const int64_t *plane = call->size.plane, *domain = call->size.domain, *out = call->size.out;
-    const size_t phases = c->params.transposed ? c->axis[0].phases * c->axis[1].phases * c->axis[2].phases : 1;
-    const size_t channel = row / phases;
-    int64_t phase[EIE_AXES] = {0, 0, 0}, step[EIE_AXES] = {1, 1, 1}, base[EIE_AXES] = {0, 0, 0};
-    size_t rest = row % phases;
-    for (int i = EIE_AXES - 1; c->params.transposed && i >= 0; i--) {
+    if (c->format == EIE_F32) {
+        values = sums;
+    } else if (c->format == EIE_I16) {
+        for (size_t i = 0; i < n; i++) values[i] = eie_scale_i16(((const int64_t *)sums)[i], call->power);
+    } else {
+        const int64_t less = (int64_t)call->zero * c->row_sums[row];
+        if (call->wide) for (size_t i = 0; i < n; i++) values[i] = eie_scale_u8(((const int64_t *)sums)[i] - less, call->factor);
+        else for (size_t i = 0; i < n; i++) values[i] = (float)(((const int32_t *)sums)[i] - (int32_t)less) * call->factor; /* |q - zero| <= 255 */
+    }
+    if (call->bias == NULL) return values;
+    const float bias = call->bias[channel];
+    for (size_t i = 0; i < n; i++) values[i] += bias;
+    return values;
+}
+
+static void put_row(const eie_conv_call *call, const eie_tile *t, size_t group, size_t row, void *sums) {
+    const eie_conv *c = call->conv;
+    const int64_t *d = call->size.domain;
+    const size_t outer = c->rows / c->phases, channel = group * outer + row / c->phases;
+    float scaled[MOST_TILE];
+    const float *values = finish(call, group * c->rows + row, channel, t->vectors * LANES, sums, scaled);
+    float *to = call->y + channel * call->size.out_size;
+    const int64_t lanes = d[2] - t->x < LANES ? d[2] - t->x : LANES;
+    if (!c->params.transposed) { /* positions are outputs */
+        const eie_lines how = {.pitch = LANES, .count = t->vectors, .step = 1, .width = LANES, .lanes = (size_t)lanes, .to_pitch = (size_t)d[2]};
+        if (call->stacked) call->lines((const uint32_t *)(const void *)values, &how, (uint32_t *)(void *)(to + (t->z * d[1] + t->y) * d[2] + t->x));
+        else memcpy(to + t->first, values, t->count * sizeof *values);
+        return;
+    }
+    int64_t phase[EIE_AXES];
+    size_t rest = row % c->phases;
+    for (int i = EIE_AXES - 1; i >= 0; i--) {
         phase[i] = (int64_t)(rest % c->axis[i].phases);
         rest /= c->axis[i].phases;
-        step[i] = c->axis[i].stride;
-        base[i] = call->size.lowest[i] * step[i] + phase[i] - call->size.begin[i];
     }
-    float *y = call->y + channel * (size_t)(out[0] * out[1] * out[2]);
-    const float bias = call->bias != NULL ? call->bias[channel] : 0;
-    for (size_t done = 0; done < n;) {
-        const int64_t at = (int64_t)(from + done), qx = at % plane[2], qy = at / plane[2] % plane[1], qz = at / plane[2] / plane[1];
-        const size_t line = (size_t)(plane[2] - qx) < n - done ? (size_t)(plane[2] - qx) : n - done; /* up to the end of the line */
-        const int64_t oz = qz * step[0] + base[0], oy = qy * step[1] + base[1];
-        if (qz < domain[0] && qy < domain[1] && oz >= 0 && oz < out[0] && oy >= 0 && oy < out[1]) {
-            put_line(y + (oz * out[1] + oy) * out[2], out[2], qx * step[2] + base[2], step[2], values + done,
-                     (int64_t)line < domain[2] - qx ? (int64_t)line : domain[2] - qx, call->bias != NULL ? &bias : NULL);
-        }
-        done += line;
-    }
-}
-
-/* One row on n positions, n <= TILE, a multiple of EIE_LANES; x: the row's group, at the tile. */
-static void compute_row(const eie_conv_call *call, size_t row, const void *x, size_t n, float *values) {
-    const eie_conv *c = call->conv;
-    const size_t begin = c->first[row], count = c->first[row + 1] - begin;
-    eie_conv_kernel *run = (eie_conv_kernel *)c->kernel->run;
-    if (c->format == EIE_F32) {
-        run(call->offset + begin, (const float *)c->value + begin, count, x, n, values);
-        return;
-    }
-    int64_t sums[TILE];
-    const int16_t *value = (const int16_t *)c->value + begin;
-    if (c->format == EIE_I16) {
-        run(call->offset + begin, value, count, x, n, sums);
-        for (size_t i = 0; i < n; i++) values[i] = eie_scale_i16(sums[i], call->power);
-        return;
-    }
-    int32_t part[TILE];
-    const int64_t correction = -(int64_t)call->zero * c->row_sums[row];
-    for (size_t i = 0; i < n; i++) sums[i] = correction;
-    for (size_t e = 0; e < count; e += EIE_PANEL) {
-        run(call->offset + begin + e, value + e, count - e < EIE_PANEL ? count - e : EIE_PANEL, x, n, part);
-        for (size_t i = 0; i < n; i++) sums[i] += part[i];
-    }
-    for (size_t i = 0; i < n; i++) values[i] = eie_scale_u8(sums[i], call->factor);
-}
-
-static void compute(void *context, size_t i) {
-    const eie_conv_call *call = context;
-    const eie_conv *c = call->conv;
-    const size_t from = i / call->chunks * TILE, first = i % call->chunks * TASK_ROWS;
-    const size_t last = first + TASK_ROWS < c->rows ? first + TASK_ROWS : c->rows;
-    const size_t n = call->size.length - from < TILE ? call->size.length - from : TILE;
-    const size_t rounded = (n + EIE_LANES - 1) / EIE_LANES * EIE_LANES, item = c->format == EIE_F32 ? sizeof(float) : sizeof(int16_t);
-    const size_t rows_per_group = c->rows / c->group, group_size = c->in_channels / c->group * call->channel_size;
-    float values[TILE];
-    for (size_t row = first; row < last; row++) {
-        const uint8_t *x = (const uint8_t *)call->planes + (row / rows_per_group * group_size + from) * item;
-        compute_row(call, row, x, rounded, values);
-        put_row(call, row, from, n, values);
+    for (size_t v = 0; call->stacked && v < t->vectors; v++) put_line(call, to, phase, t->z, t->y + (int64_t)v, t->x, lanes, values + v * LANES);
+    for (size_t done = 0; !call->stacked && done < t->count;) {
+        const int64_t at = (int64_t)(t->first + done), x = at % d[2], left = (int64_t)(t->count - done), n = d[2] - x < left ? d[2] - x : left;
+        put_line(call, to, phase, at / d[2] / d[1], at / d[2] % d[1], x, n, values + done);
+        done += (size_t)n;
     }
 }
 
 /* ---- a batch ------------------------------------------------------------------------------------------------------- */
 
-/* Quantizes a sample into `buffer`; false: it is not finite. */
-static bool quantize(eie_conv_call *call, const float *x, size_t n, void *buffer) {
+/* A block of rows of a group on a tile. */
+static void compute(void *context, size_t i) {
+    eie_conv_call *call = context;
     const eie_conv *c = call->conv;
-    call->x = buffer;
+    const size_t group = i / call->blocks % c->group, begin = i % call->blocks * call->block;
+    const size_t end = begin + call->block < c->rows ? begin + call->block : c->rows;
+    const eie_tile t = tile_of(call, i / call->blocks / c->group);
+    const size_t bytes = call->vectors * LANES * (c->format == EIE_I16 || call->wide ? sizeof(int64_t) : sizeof(float));
+    uint8_t *memory = malloc(c->chunk_vectors * 64 + (end - begin) * bytes + 64);
+    if (memory == NULL) {
+        atomic_store(&call->failed, true);
+        return;
+    }
+    uint8_t *x = (uint8_t *)(((uintptr_t)memory + 63) & ~(uintptr_t)63), *sums = x + c->chunk_vectors * 64;
+    memset(x, 0, c->chunk_vectors * 64); /* lanes past the last position are computed too, of numbers that don't slow it down */
+    for (size_t chunk = 0; chunk < c->chunks; chunk++) {
+        lay(call, &t, group, chunk, (uint32_t *)x);
+        add_chunk(call, &t, group, chunk, begin, end, x, sums);
+    }
+    for (size_t row = begin; row < end; row++) put_row(call, &t, group, row, sums + (row - begin) * bytes);
+    free(memory);
+}
+
+/* Four bytes a position of a unit of channels. q: uint8 or int16. */
+static void interleave(const eie_conv *c, const void *q, size_t size, uint32_t *to) {
+    const size_t channels = c->in_channels / c->group;
+    for (size_t g = 0; g < c->group; g++) {
+        for (size_t u = 0; u < c->units; u++, to += size) {
+            const size_t first = u * c->depth, here = channels - first < c->depth ? channels - first : c->depth;
+            const size_t at = (g * channels + first) * size;
+            if (c->depth == 4) {
+                const uint8_t *from = (const uint8_t *)q + at;
+                const uint8_t *a = from, *b = from + (here > 1) * size, *d = from + 2 * (here > 2) * size, *e = from + 3 * (here > 3) * size;
+                for (size_t i = 0; i < size; i++) to[i] = (uint32_t)a[i] | (uint32_t)b[i] << 8 | (uint32_t)d[i] << 16 | (uint32_t)e[i] << 24;
+            } else if (c->format == EIE_U8) {
+                const uint8_t *a = (const uint8_t *)q + at, *b = a + (here > 1) * size;
+                for (size_t i = 0; i < size; i++) to[i] = (uint32_t)a[i] | (uint32_t)b[i] << 16;
+            } else {
+                const uint16_t *a = (const uint16_t *)q + at, *b = a + (here > 1) * size;
+                for (size_t i = 0; i < size; i++) to[i] = (uint32_t)a[i] | (uint32_t)b[i] << 16;
+            }
+        }
+    }
+}
+
+/* Quantizes a sample; false: it is not finite. */
+static bool quantize(eie_conv_call *call, const float *x, void *q, uint32_t *to) {
+    const eie_conv *c = call->conv;
+    const size_t n = c->in_channels * call->size.in_size;
+    call->x = to;
     if (c->format == EIE_I16) {
         int32_t exponent;
-        if (!((eie_quantize_i16_kernel *)eie_kernel_find(EIE_QUANTIZE_I16, 0)->run)(x, n, buffer, &exponent)) return false;
+        if (!((eie_quantize_i16_kernel *)eie_kernel_find(EIE_QUANTIZE_I16, 0)->run)(x, n, q, &exponent)) return false;
         call->power = ldexp(1.0, -(exponent + c->exponent));
-        return true;
+    } else {
+        float scale;
+        if (!((eie_quantize_u8_kernel *)eie_kernel_find(EIE_QUANTIZE_U8, 0)->run)(x, n, q, &scale, &call->zero)) return false;
+        call->factor = scale * c->step;
+        call->pad = (uint32_t)call->zero * (c->depth == 4 ? 0x01010101u : 0x00010001u);
     }
-    float scale;
-    if (!((eie_quantize_u8_kernel *)eie_kernel_find(EIE_QUANTIZE_U8, 0)->run)(x, n, buffer, &scale, &call->zero)) return false;
-    call->factor = scale * c->step;
+    interleave(c, q, call->size.in_size, to);
     return true;
 }
 
 static void run_batch(eie_conv_call *call, const float *x, uint64_t n, float *y, void *quantized, const eie_parallel *parallel) {
     const eie_conv *c = call->conv;
-    const size_t in = c->in_channels * (size_t)(call->size.in[0] * call->size.in[1] * call->size.in[2]);
-    const size_t out = c->out_channels * (size_t)(call->size.out[0] * call->size.out[1] * call->size.out[2]);
+    const size_t in = c->in_channels * call->size.in_size, out = c->out_channels * call->size.out_size;
     for (uint64_t b = 0; b < n; b++, x += in, y += out) {
-        call->x = x;
+        call->x = (const uint32_t *)(const void *)x;
         call->y = y;
-        if (c->format != EIE_F32 && !quantize(call, x, in, quantized)) {
+        if (c->format != EIE_F32 && !quantize(call, x, (uint32_t *)quantized + c->group * c->units * call->size.in_size, quantized)) {
             for (size_t i = 0; i < out; i++) y[i] = NAN;
             continue;
         }
-        eie_for(parallel, c->in_channels, copy_channel, call);
-        eie_for(parallel, call->tiles * call->chunks, compute, call);
+        eie_for(parallel, call->tiles * c->group * call->blocks, compute, call);
     }
 }
 
@@ -258,32 +352,18 @@ eie_status eie_conv_run(const eie_layer *layer, const float *x, uint64_t n, cons
                         const eie_parallel *parallel) {
     if (layer == NULL || layer->kind != EIE_LAYER_CONV) return EIE_E_ARGUMENT;
     const eie_conv *c = (const eie_conv *)layer;
-    eie_conv_call call = {.conv = c, .bias = bias};
+    eie_conv_call call = {.conv = c, .bias = bias, .lines = (eie_lines_kernel *)eie_kernel_find(EIE_CONV_LINES, 0)->run};
     eie_status status = eie_conv_measure(c, in, &call.size);
     if (status != EIE_OK || n == 0) return status;
-    const size_t item = c->format == EIE_F32 ? sizeof(float) : sizeof(int16_t);
-    const size_t positions = (size_t)(call.size.in[0] * call.size.in[1] * call.size.in[2]);
-    size_t bytes, held = 0;
-    call.channel_size = call.size.planes * call.size.plane_size;
-    call.tiles = (call.size.length + TILE - 1) / TILE;
-    call.chunks = (c->rows + TASK_ROWS - 1) / TASK_ROWS;
-    if (!eie_multiply(c->in_channels, call.channel_size, &bytes) || bytes > SIZE_MAX / 16 || !eie_multiply(c->in_channels, positions, &held)) {
-        return EIE_E_MEMORY;
+    call.wide = c->format == EIE_U8 && c->most > EIE_PANEL;
+    cut(&call, parallel);
+    void *quantized = NULL;
+    if (c->format != EIE_F32) {
+        const size_t places = c->group * c->units * call.size.in_size, q = c->in_channels * call.size.in_size * (c->format == EIE_I16 ? 2 : 1);
+        quantized = malloc(places * sizeof(uint32_t) + q);
+        if (quantized == NULL) return EIE_E_MEMORY;
     }
-    uint32_t *offset = NULL;
-    status = make_offsets(c, &call.size, &offset);
-    if (status != EIE_OK) return status;
-    call.offset = offset;
-    call.planes = malloc((bytes + EIE_LANES) * item);
-    void *quantized = c->format == EIE_F32 ? NULL : malloc(held * sizeof(int16_t));
-    if (call.planes == NULL || (c->format != EIE_F32 && quantized == NULL)) {
-        status = EIE_E_MEMORY;
-    } else {
-        memset((uint8_t *)call.planes + bytes * item, 0, EIE_LANES * item);
-        run_batch(&call, x, n, y, quantized, parallel);
-    }
-    free(offset);
-    free(call.planes);
+    run_batch(&call, x, n, y, quantized, parallel);
     free(quantized);
-    return status;
+    return atomic_load(&call.failed) ? EIE_E_MEMORY : EIE_OK;
 }

@@ -1,4 +1,4 @@
-/* Sizes of convolutions: ONNX's rules for padding and output shapes, and the planes behind them. */
+/* Sizes of convolutions: ONNX's rules for padding and output shapes, and the coordinates behind them. */
 #include <stdlib.h>
 
 #include "ops/conv.h"
@@ -9,26 +9,34 @@ eie_status eie_conv_axis_init(eie_conv_axis *a, size_t kernel, int64_t stride, i
     a->kernel = kernel;
     a->stride = stride;
     a->dilation = dilation;
-    const size_t most = transposed ? (size_t)stride : kernel;
-    if (most > SIZE_MAX / 16 || kernel > SIZE_MAX / 16) return EIE_E_SHAPE;
-    a->phase = calloc(most + 1, sizeof *a->phase);
-    a->tap_phase = calloc(kernel + 1, sizeof *a->tap_phase);
-    a->tap_shift = calloc(kernel + 1, sizeof *a->tap_shift);
-    if (a->phase == NULL || a->tap_phase == NULL || a->tap_shift == NULL) return EIE_E_MEMORY;
-    if (transposed) {
-        a->phases = (size_t)stride;
-        for (size_t p = 0; p < a->phases; p++) a->phase[p] = (int64_t)p;
-    }
-    for (size_t k = 0; k < kernel; k++) {
-        const int64_t at = (int64_t)k * dilation, phase = at % stride;
-        size_t p = transposed ? (size_t)phase : 0;
-        while (!transposed && p < a->phases && a->phase[p] != phase) p++;
-        if (p == a->phases) a->phase[a->phases++] = phase;
-        a->tap_phase[k] = p;
-        a->tap_shift[k] = at / stride;
-        a->reach = a->tap_shift[k];
+    a->step = transposed ? 1 : stride;
+    a->phases = transposed ? (size_t)stride : 1;
+    if (kernel > SIZE_MAX / 32) return EIE_E_SHAPE;
+    a->shift = calloc(kernel + 1, sizeof *a->shift);
+    a->column = calloc(kernel + 1, sizeof *a->column);
+    if (a->shift == NULL || a->column == NULL) return EIE_E_MEMORY;
+    a->reach = (int64_t)(kernel - 1) * dilation / (transposed ? stride : 1);
+    for (size_t i = 0; i < kernel; i++) { /* ConvTranspose: from the last tap, whose shift is the least */
+        const size_t k = transposed ? kernel - 1 - i : i;
+        const int64_t shift = transposed ? a->reach - (int64_t)k * dilation / stride : (int64_t)k * dilation;
+        if (a->columns == 0 || a->shift[a->columns - 1] != shift) a->shift[a->columns++] = shift;
+        a->column[k] = a->columns - 1;
     }
     return EIE_OK;
+}
+
+size_t eie_conv_slot(const eie_conv_axis *a, size_t column, size_t *slots) {
+    size_t found = 0;
+    *slots = 0;
+    for (size_t c = 0; c < a->columns; c++) { /* shifts ascend: a phase is new where no earlier column has it */
+        size_t before = 0;
+        while (before < c && a->shift[before] % a->step != a->shift[c] % a->step) before++;
+        if (before == c) {
+            if (a->shift[c] % a->step == a->shift[column] % a->step) found = *slots;
+            ++*slots;
+        }
+    }
+    return found;
 }
 
 /* Padding and output size of one axis; in, out: positions. */
@@ -75,7 +83,7 @@ eie_status eie_conv_measure(const eie_conv *c, const int64_t *in, eie_conv_size 
     const uint32_t spatial = c->params.spatial, missing = EIE_AXES - spatial;
     const int64_t limit = INT32_MAX;
     if (in[0] != (int64_t)c->in_channels) return EIE_E_SHAPE;
-    size->plane_size = size->planes = 1;
+    size->in_size = size->out_size = size->positions = 1;
     for (uint32_t i = 0; i < EIE_AXES; i++) {
         const eie_conv_axis *a = &c->axis[i];
         size->in[i] = size->out[i] = 1;
@@ -90,19 +98,19 @@ eie_status eie_conv_measure(const eie_conv *c, const int64_t *in, eie_conv_size 
             if (size->out[i] > limit || size->begin[i] > limit) return EIE_E_UNSUPPORTED;
         }
         size->domain[i] = size->out[i];
+        size->base[i] = -size->begin[i];
         if (c->params.transposed) {
             size->lowest[i] = floor_div(size->begin[i], a->stride);
             size->domain[i] = floor_div(size->out[i] - 1 + size->begin[i], a->stride) - size->lowest[i] + 1;
-        } else if (!eie_multiply(size->planes, a->phases, &size->planes)) {
+            size->base[i] = size->lowest[i] - a->reach;
+        }
+        if (!eie_multiply(size->in_size, (size_t)size->in[i], &size->in_size) || !eie_multiply(size->out_size, (size_t)size->out[i], &size->out_size) ||
+            !eie_multiply(size->positions, (size_t)size->domain[i], &size->positions)) {
             return EIE_E_UNSUPPORTED;
         }
-        size->plane[i] = size->domain[i] + a->reach;
-        if (!eie_multiply(size->plane_size, (size_t)size->plane[i], &size->plane_size)) return EIE_E_UNSUPPORTED;
     }
-    size->length = (size_t)(((size->domain[0] - 1) * size->plane[1] + size->domain[1] - 1) * size->plane[2] + size->domain[2]);
-    size_t all; /* places are 32 bits, and shifts reach past a plane */
-    if (!eie_multiply(size->plane_size, size->planes, &all) || !eie_multiply(all, c->in_channels / c->group, &all) || all > UINT32_MAX / 2) {
-        return EIE_E_UNSUPPORTED;
-    }
+    size_t bytes; /* everything can be addressed */
+    if (!eie_multiply(size->in_size, c->in_channels + 4 * c->group, &bytes) || bytes > PTRDIFF_MAX / 8) return EIE_E_UNSUPPORTED;
+    if (!eie_multiply(size->out_size, c->out_channels, &bytes) || bytes > PTRDIFF_MAX / 8 || size->positions > PTRDIFF_MAX / 8) return EIE_E_UNSUPPORTED;
     return EIE_OK;
 }
