@@ -303,7 +303,13 @@ static void interleave(const eie_conv *c, const void *q, size_t size, uint32_t *
             if (c->depth == 4) {
                 const uint8_t *from = (const uint8_t *)q + at;
                 const uint8_t *a = from, *b = from + (here > 1) * size, *d = from + 2 * (here > 2) * size, *e = from + 3 * (here > 3) * size;
-                for (size_t i = 0; i < size; i++) to[i] = (uint32_t)a[i] | (uint32_t)b[i] << 8 | (uint32_t)d[i] << 16 | (uint32_t)e[i] << 24;
+                uint8_t *restrict bytes = (uint8_t *)to; /* in this form compilers see an interleaving */
+                for (size_t i = 0; i < size; i++) {
+                    bytes[4 * i] = a[i];
+                    bytes[4 * i + 1] = b[i];
+                    bytes[4 * i + 2] = d[i];
+                    bytes[4 * i + 3] = e[i];
+                }
             } else if (c->format == EIE_U8) {
                 const uint8_t *a = (const uint8_t *)q + at, *b = a + (here > 1) * size;
                 for (size_t i = 0; i < size; i++) to[i] = (uint32_t)a[i] | (uint32_t)b[i] << 16;
