@@ -45,6 +45,7 @@ typedef struct {
     const uint8_t *index, *weight, *high;
     const uint64_t *upper;
     const uint8_t *table;
+    bool far; /* the weights don't fit a second-level cache */
 } eie_panel;
 
 /* Sums of the rows of groups begin to end, for `count` (1 to EIE_VECTORS) vectors, `stride` elements apart: y[vector][group -

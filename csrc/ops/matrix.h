@@ -19,7 +19,7 @@ typedef struct {
     size_t groups, sums;       /* sums: of a group, 16 for each set */
     eie_format format;
     const eie_kernel *kernel;
-    uint32_t *order;           /* [groups * sums]: the row a sum belongs to, or EIE_NO_ROW. The fullest rows come first */
+    uint32_t *order;           /* [groups * sums]: the row a sum belongs to, or EIE_NO_ROW. In blocks of rows, the fullest first */
     eie_matrix_panel *panels;  /* one, unless columns are too many for one */
     size_t panel_count;
     float step;                /* u8 */

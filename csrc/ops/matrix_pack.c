@@ -143,7 +143,7 @@ static size_t schedule(const eie_source *s, const eie_kernel *k, const eie_entri
 
 /* ---- a panel --------------------------------------------------------------------------------------------------------- */
 
-enum { HUGE_PAGE = 1 << 21 };
+enum { HUGE_PAGE = 1 << 21, NEAR = 1700 << 10 }; /* bytes; NEAR: what stays in a second-level cache of two megabytes */
 
 /* Zeroed, aligned to a cache line, large ones to huge pages where the system has them: a stream from memory runs a third
  * faster over those. */
@@ -215,7 +215,7 @@ static eie_status pack_panel(const eie_source *s, eie_entries *entries, eie_matr
     to->row_sum = (int32_t *)part[8];
     if (m->format == EIE_U8) sum_rows(s, to->row_sum);
     to->column = s->column;
-    to->panel = (eie_panel){m->groups, (const size_t *)part[0], writer.origin, writer.select, part[3], part[4], part[5], writer.upper, part[7]};
+    to->panel = (eie_panel){m->groups, (const size_t *)part[0], writer.origin, writer.select, part[3], part[4], part[5], writer.upper, part[7], total > NEAR};
     *held += total;
     return EIE_OK;
 }
@@ -226,6 +226,9 @@ static int fuller(const void *a, const void *b) {
     const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
     return (x > y) - (x < y);
 }
+
+/* Rows of a block are ordered together, few enough that their outputs stay near each other. */
+enum { BLOCK = 1024 };
 
 /* Rows with as many entries share a group: none waits for another at the end. */
 static eie_status arrange(eie_matrix *m, const uint8_t *codes, size_t *most) {
@@ -240,8 +243,11 @@ static eie_status arrange(eie_matrix *m, const uint8_t *codes, size_t *most) {
         for (size_t c = 0; c < m->in; c++) zeros += codes[r * m->in + c] == 0;
         keys[r] = (uint64_t)zeros << 32 | r;
     }
-    qsort(keys, m->out, sizeof *keys, fuller);
-    *most = m->out > 0 ? m->in - (size_t)(keys[0] >> 32) : 0;
+    *most = 0;
+    for (size_t r = 0; r < m->out; r += BLOCK) {
+        qsort(keys + r, m->out - r < BLOCK ? m->out - r : BLOCK, sizeof *keys, fuller);
+        if (m->in - (size_t)(keys[r] >> 32) > *most) *most = m->in - (size_t)(keys[r] >> 32);
+    }
     for (size_t i = 0; i < m->groups * m->sums; i++) {
         const size_t set = i / LANES % (m->sums / LANES), lane = i % LANES;
         const size_t from = i - lane + (set % 2 ? LANES - 1 - lane : lane); /* a full row beside an emptier one */
@@ -266,8 +272,9 @@ static double cycles(const eie_matrix *m, size_t steps) {
     size_t bytes[PARTS], total = 0;
     sizes(m->kernel, m->format, m->groups, steps, bytes);
     for (int i = 0; i < PARTS; i++) total += bytes[i];
-    const double computing = (double)steps * (m->kernel->form == EIE_SPLIT16 ? 6.5 : 3), near = 1.7e6;
-    const double reading = (double)total / ((double)total < near ? 40 : 8);
+    const eie_form form = m->kernel->form;
+    const double step = form == EIE_SPLIT16 ? 6.6 : form == EIE_WORD16 && m->kernel->window > 32 ? 6.2 : form == EIE_WORD16 ? 4.7 : 3.7;
+    const double computing = (double)steps * step, reading = (double)total / (total < NEAR ? 40 : 8);
     return computing > reading ? computing : reading;
 }
 
