@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 CC     ?= cc
 MODEL  := models/lenet-300-100.onnx
-CORE   := $(wildcard csrc/codec/*.c csrc/kernels/*.c csrc/ops/*.c csrc/cluster/*.c)
+CORE   := $(wildcard csrc/codec/*.c csrc/kernels/*.c csrc/ops/*.c csrc/cluster/*.c csrc/bench/*.c)
 
 .PHONY: help setup run test test-slow lint fuzz sanitize bench dist clean
 help: ## what there is

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.resolve()
 os.chdir(ROOT)
 CORE = sorted(
     p.as_posix()
-    for folder in ("codec", "kernels", "ops", "cluster", "hardware")
+    for folder in ("codec", "kernels", "ops", "cluster", "hardware", "bench")
     for p in Path("csrc", folder).glob("*.c")
 )
 HEADERS = sorted(p.as_posix() for pattern in ("*.h", "*.inc") for p in Path("csrc").rglob(pattern))

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ..errors import EieError, PromiseError
 from ..report.table import console
-from . import compare, disasm, doctor, evaluate, inspect, layers, lower, optimize, run, simulate
+from . import bench, compare, disasm, doctor, evaluate, inspect, layers, lower, optimize, run, simulate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,6 +37,8 @@ def version_or_help(
 
 for command in (optimize, layers, inspect, run, evaluate, compare, lower, disasm, simulate, doctor):
     app.command(command.NAME)(command.command)
+
+app.add_typer(bench.app, name="bench")
 
 _alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 _alone.command(optimize.NAME)(optimize.command)

@@ -43,6 +43,9 @@ class Sparsify(Pass):
     lanes: int = option(
         16, "balanced: row r belongs to lane r mod lanes; every lane keeps the same count", low=1, high=4096
     )
+    window: int = option(
+        0, "balanced: instead of lanes, every row keeps the same count in each so many columns; 0: lanes", low=0, high=65536
+    )
 
     def __post_init__(self) -> None:
         if self.pattern not in {"unstructured", "balanced", "block"} and self._n_of_m() is None:
@@ -106,9 +109,9 @@ class Sparsify(Pass):
         elif self.density >= 1:
             mask = np.ones(rows.shape, np.bool_)
         elif self.pattern == "balanced":
-            mask = self._balanced(rows)
+            mask = _banks(rows, self.density, self.window) if self.window else self._balanced(rows)
         elif self.pattern == "block":
-            mask = _blocks(rows, self.density)
+            return _blocks(magnitude, self.density, _input_axis(magnitude, op))
         else:
             mask = largest(rows.reshape(-1), round(self.density * rows.size)).reshape(rows.shape)
         return mask.reshape(weight.shape)
@@ -144,12 +147,31 @@ def _groups(rows: Array, size: int, keep: int) -> Mask:
     return mask.reshape(padded.shape)[:, : rows.shape[1]]
 
 
-def _blocks(rows: Array, density: float) -> Mask:
-    """Blocks of 1 x BLOCK along the input, kept by their energy; as many as make up the density."""
-    padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % BLOCK)))
-    energy = np.square(padded.reshape(len(rows), -1, BLOCK)).sum(axis=2)
+def _banks(rows: Array, density: float, window: int) -> Mask:
+    """Every row alike: as many of the largest in each ``window`` columns as make up the density so far."""
+    mask = np.zeros(rows.shape, np.bool_)
+    for begin in range(0, rows.shape[1], window):
+        part = rows[:, begin : begin + window]
+        keep = round(density * (begin + part.shape[1])) - round(density * begin)
+        if keep > 0:
+            at = np.argpartition(-part, keep - 1, axis=1)[:, :keep]
+            np.put_along_axis(mask[:, begin : begin + window], at, True, axis=1)
+    return mask
+
+
+def _input_axis(weight: Array, op: str) -> int:
+    """The axis of ``weight`` that inputs lie along: [..., out, in], [out, in, k...] of Conv, [in, out, k...] of ConvTranspose."""
+    return {"Conv": 1, "ConvTranspose": 0}.get(op, weight.ndim - 1)
+
+
+def _blocks(magnitude: Array, density: float, axis: int) -> Mask:
+    """Blocks of BLOCK neighbours along the input, kept by their energy; as many as make up the density. In a kernel those are
+    the weights of neighbouring channels at one place: what a vector unit multiplies at once."""
+    last = np.moveaxis(magnitude, axis, -1)
+    padded = np.pad(last, (*((0, 0),) * (last.ndim - 1), (0, -last.shape[-1] % BLOCK)))
+    energy = np.square(padded.reshape(*last.shape[:-1], -1, BLOCK)).sum(axis=-1)
     kept = largest(energy.reshape(-1), round(density * energy.size)).reshape(energy.shape)
-    return np.repeat(kept, BLOCK, axis=1)[:, : rows.shape[1]]
+    return np.moveaxis(np.repeat(kept, BLOCK, axis=-1)[..., : last.shape[-1]], -1, axis)
 
 
 def relative_error(before: Array, after: Array) -> float:

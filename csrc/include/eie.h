@@ -267,6 +267,16 @@ eie_status eie_image_fill(const uint8_t *matrix, uint64_t rows, uint64_t columns
  * `cycles` [vectors], `loads` [elements] and `trace` may be NULL. The image is checked first. */
 eie_status eie_machine_run(const eie_machine *machine, const eie_image *image, const int16_t *x, uint64_t vectors, int64_t *sums,
                            uint64_t *cycles, eie_activity *activity, eie_load *loads, eie_trace *trace);
+/* ---- measures of the machine (csrc/bench, for `eie bench`) ---------------------------------------------------- */
+/* One core, with the widest instructions of the set in use; the caller keeps the time. */
+/* Reads `bytes` (a multiple of 512) from `buffer` (at a multiple of 64), `times` over; returns what depends on all of it. */
+uint64_t eie_bench_read(const uint8_t *buffer, size_t bytes, uint64_t times);
+/* Independent multiply-adds of float; 8-bit ones into int32. Return how many; 0 where the set has no such instruction. */
+double eie_bench_fma(uint64_t rounds, float *sink);
+double eie_bench_dot(uint64_t rounds, int32_t *sink);
+/* Drops a buffer, which must be readable, from all caches, the shared ones included; its contents stay as they are.
+ * EIE_E_UNSUPPORTED: this machine has no instruction for it. */
+eie_status eie_bench_flush(const uint8_t *buffer, size_t bytes);
 /* CDEF END */
 
 #ifdef __cplusplus

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -186,7 +187,13 @@ class _Layer(ABC):
     def _create(self, spec: LayerSpec, weights: Sequence[tuple[Any, ...]], made: Any) -> int: ...
 
     @abstractmethod
-    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]: ...
+    def bind(self, inputs: Sequence[Array | None]) -> tuple[Callable[[], int], list[Array | None]]:
+        """A call with everything in its place, which gives a status, and the outputs it writes each time."""
+
+    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
+        call, outputs = self.bind(inputs)
+        self.check(call(), "can't run")
+        return outputs
 
     def check(self, status: int, what: str) -> None:
         if status == lib.EIE_E_MEMORY:
@@ -200,14 +207,11 @@ class _Gemm(_Layer):
         self.out = spec.weights[0].shape[0]
         return int(lib.eie_gemm_create(weights[0][0], _FORMATS[spec.activations], made))
 
-    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
+    def bind(self, inputs: Sequence[Array | None]) -> tuple[Callable[[], int], list[Array | None]]:
         x, bias = self.inputs.gemm(inputs)
         y = np.empty((*x.shape[:-1], self.out), np.float32)
-        self.check(
-            lib.eie_gemm_run(self._layer, _floats(x), math.prod(x.shape[:-1]), _floats(bias), _floats(y), self._pool),
-            "can't run",
-        )
-        return [y]
+        batch = math.prod(x.shape[:-1])
+        return partial(lib.eie_gemm_run, self._layer, _floats(x), batch, _floats(bias), _floats(y), self._pool), [y]
 
 
 class _Conv(_Layer):
@@ -219,16 +223,14 @@ class _Conv(_Layer):
             )
         )
 
-    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
+    def bind(self, inputs: Sequence[Array | None]) -> tuple[Callable[[], int], list[Array | None]]:
         x, bias = self.inputs.conv(inputs)
         sizes, found = ffi.new("int64_t[]", list(x.shape[1:])), ffi.new("int64_t[]", x.ndim - 1)
         self.check(lib.eie_conv_output_dims(self._layer, sizes, found), f"can't take X of shape {list(x.shape)}")
         y = np.empty((x.shape[0], *found), np.float32)
-        self.check(
-            lib.eie_conv_run(self._layer, _floats(x), x.shape[0], sizes, _floats(bias), _floats(y), self._pool),
-            "can't run",
-        )
-        return [y]
+        return partial(
+            lib.eie_conv_run, self._layer, _floats(x), x.shape[0], sizes, _floats(bias), _floats(y), self._pool
+        ), [y]
 
 
 class _Recurrent(_Layer):
@@ -245,7 +247,7 @@ class _Recurrent(_Layer):
         self.wanted = [*spec.outputs, False, False, False][: 3 if spec.op == "LSTM" else 2]
         return int(lib.eie_recurrent_create(weights[0][0], weights[1][0], params, _FORMATS[spec.activations], made))
 
-    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
+    def bind(self, inputs: Sequence[Array | None]) -> tuple[Callable[[], int], list[Array | None]]:
         given = self.inputs.recurrence(inputs)
         batch, time, d, h = given.batch, given.steps, self.directions, self.hidden
         state = (batch, d, h) if self.layout else (d, batch, h)
@@ -258,8 +260,8 @@ class _Recurrent(_Layer):
         io.bias, io.peephole = _floats(given.bias), _floats(given.peephole)
         io.initial_h, io.initial_c = _floats(given.initial_h), _floats(given.initial_c)
         io.y, io.y_h, io.y_c = (_floats(a) for a in [*outputs, None][:3])
-        self.check(lib.eie_recurrent_run(self._layer, io, self._pool), "can't run")
-        return outputs
+        held = (given, *outputs)  # the structure holds addresses
+        return lambda: int(lib.eie_recurrent_run(self._layer, io, self._pool)) if held else 0, outputs
 
 
 class _Gather(_Layer):
@@ -267,10 +269,7 @@ class _Gather(_Layer):
         self.shape = spec.weights[0].shape[1:]
         return int(lib.eie_gather_create(weights[0][0], made))
 
-    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
+    def bind(self, inputs: Sequence[Array | None]) -> tuple[Callable[[], int], list[Array | None]]:
         picked = self.inputs.indices(inputs)
         y = np.empty((*picked.shape, *self.shape), np.float32)
-        self.check(
-            lib.eie_gather_run(self._layer, ffi.from_buffer("int64_t[]", picked), picked.size, _floats(y)), "can't run"
-        )
-        return [y]
+        return partial(lib.eie_gather_run, self._layer, ffi.from_buffer("int64_t[]", picked), picked.size, _floats(y)), [y]
