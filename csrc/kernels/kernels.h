@@ -85,6 +85,19 @@ typedef struct {
 } eie_lines;
 typedef void eie_lines_kernel(const uint32_t *x, const eie_lines *lines, uint32_t *to);
 
+/* ---- cells of LSTM and GRU: docs/numerics.md has the operations -------------------------------------------------- */
+typedef struct {
+    const float *wx, *rh, *bias; /* [4 * n]: gates i, o, f, c */
+    const float *peephole;       /* [3 * n]: of i, o, f; NULL: none */
+    float clip;                  /* INFINITY: none */
+    bool coupled;                /* the forget gate is one less the input gate */
+} eie_cell_gates;
+typedef void eie_cell_lstm_kernel(const eie_cell_gates *gates, size_t n, float *c, float *h);
+/* wx[i] = sigmoid(clip(wx[i] + rh[i] + bias[i])) */
+typedef void eie_cell_gates_kernel(const float *rh, const float *bias, float clip, size_t n, float *wx);
+/* h[i] = (1 - update[i]) tanh(clip(fresh[i])) + update[i] h[i] */
+typedef void eie_cell_blend_kernel(const float *fresh, const float *update, float clip, size_t n, float *h);
+
 /* ---- quantization: kernels/quantize.h has what they compute ------------------------------------------------------ */
 typedef bool eie_quantize_u8_kernel(const float *x, size_t n, uint8_t *q, float *scale, int32_t *zero);
 typedef bool eie_quantize_i16_kernel(const float *x, size_t n, int16_t *q, int32_t *exponent);
@@ -92,6 +105,7 @@ typedef bool eie_quantize_i16_kernel(const float *x, size_t n, int16_t *q, int32
 /* ---- the list -------------------------------------------------------------------------------------------------- */
 typedef enum {
     EIE_GEMM_F32, EIE_GEMM_I16, EIE_GEMM_U8, EIE_CONV_F32, EIE_CONV_I16, EIE_CONV_U8, EIE_QUANTIZE_I16, EIE_QUANTIZE_U8, EIE_OUTPUT_U8, EIE_CONV_LINES,
+    EIE_CELL_LSTM, EIE_CELL_GATES, EIE_CELL_BLEND,
 } eie_kernel_kind;
 
 typedef struct {

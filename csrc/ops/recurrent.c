@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ops/math.h"
 #include "ops/matrix.h"
 
 typedef struct {
@@ -20,6 +19,10 @@ typedef struct {
     eie_recurrent_params params;
     size_t directions, gates, input, hidden;
     eie_direction_weights direction[2];
+    float clip; /* INFINITY: none */
+    eie_cell_lstm_kernel *cell_lstm;
+    eie_cell_gates_kernel *cell_gates;
+    eie_cell_blend_kernel *cell_blend;
 } eie_recurrent;
 
 static void recurrent_free(eie_layer *layer) {
@@ -73,6 +76,10 @@ eie_status eie_recurrent_create(const eie_weight *w, const eie_weight *r, const 
     l->gates = (size_t)gates;
     l->input = (size_t)w->dims[2];
     l->hidden = (size_t)params->hidden;
+    l->clip = params->clip > 0 ? params->clip : INFINITY;
+    l->cell_lstm = (eie_cell_lstm_kernel *)eie_kernel_find(EIE_CELL_LSTM, 0)->run;
+    l->cell_gates = (eie_cell_gates_kernel *)eie_kernel_find(EIE_CELL_GATES, 0)->run;
+    l->cell_blend = (eie_cell_blend_kernel *)eie_kernel_find(EIE_CELL_BLEND, 0)->run;
     status = pack(l, w, r, format);
     if (status != EIE_OK) {
         recurrent_free(&l->base);
@@ -91,12 +98,16 @@ typedef struct {
     atomic_int status;
 } eie_recurrent_call;
 
+enum { AHEAD = 16 }; /* steps whose inputs are multiplied at once: they don't wait for one another, and weights are decoded once */
+
 /* The state of one sequence. */
 typedef struct {
-    float *wx, *rh, *bias; /* [gates * hidden]; bias: of W plus of R (GRU's h: of W) */
+    float *wx;             /* [AHEAD][gates * hidden]: of the steps to come */
+    float *x;              /* [AHEAD][input] */
+    float *rh, *bias;      /* [gates * hidden]; bias: of W plus of R (GRU's h: of W) */
     float *h, *c;          /* [hidden] */
     float *reset;          /* GRU: [hidden] */
-    void *vector;          /* quantized x or h */
+    uint8_t *vector;       /* quantized h, or AHEAD quantized x */
 } eie_sequence;
 
 static void product(const eie_matrix *m, const float *x, void *buffer, float *y) {
@@ -105,52 +116,30 @@ static void product(const eie_matrix *m, const float *x, void *buffer, float *y)
     eie_matrix_rows(m, &v, 1, 0, m->groups, NULL, y);
 }
 
-static float clipped(float g, float clip) {
-    if (clip > 0) g = g < -clip ? -clip : g > clip ? clip : g;
-    return g;
+static void lstm_step(const eie_recurrent *l, const eie_sequence *s, const float *wx, const float *peephole) {
+    const eie_cell_gates gates = {wx, s->rh, s->bias, peephole, l->clip, l->params.input_forget != 0};
+    l->cell_lstm(&gates, l->hidden, s->c, s->h);
 }
 
-static void lstm_step(const eie_recurrent *l, eie_sequence *s, const float *peephole) {
+static void gru_step(const eie_recurrent *l, const eie_direction_weights *w, const eie_sequence *s, float *wx, const float *recurrent_bias) {
     const size_t n = l->hidden;
-    const float clip = l->params.clip;
-    for (size_t i = 0; i < 4 * n; i++) s->wx[i] = (s->wx[i] + s->rh[i]) + s->bias[i];
-    for (size_t j = 0; j < n; j++) {
-        float gi = s->wx[j], go = s->wx[n + j], gf = s->wx[2 * n + j];
-        const float gc = s->wx[3 * n + j];
-        if (peephole != NULL) gi = gi + peephole[j] * s->c[j];
-        if (peephole != NULL) gf = gf + peephole[2 * n + j] * s->c[j];
-        const float input = eie_sigmoid(clipped(gi, clip));
-        const float forget = l->params.input_forget ? 1.0f - input : eie_sigmoid(clipped(gf, clip));
-        const float cell = eie_tanh(clipped(gc, clip));
-        s->c[j] = forget * s->c[j] + input * cell;
-        if (peephole != NULL) go = go + peephole[n + j] * s->c[j];
-        s->h[j] = eie_sigmoid(clipped(go, clip)) * eie_tanh(s->c[j]);
-    }
-}
-
-static void gru_step(const eie_recurrent *l, const eie_direction_weights *w, eie_sequence *s, const float *recurrent_bias) {
-    const size_t n = l->hidden;
-    const float clip = l->params.clip;
-    float *candidate = s->rh + 2 * n, *update = s->wx;
-    for (size_t i = 0; i < 2 * n; i++) s->wx[i] = eie_sigmoid(clipped((s->wx[i] + s->rh[i]) + s->bias[i], clip));
+    float *candidate = s->rh + 2 * n;
+    l->cell_gates(s->rh, s->bias, l->clip, 2 * n, wx);
     if (l->params.linear_before_reset) {
         product(&w->candidate, s->h, s->vector, candidate);
         for (size_t j = 0; j < n; j++) {
             const float rb = recurrent_bias != NULL ? recurrent_bias[2 * n + j] : 0.0f;
-            s->reset[j] = (s->wx[2 * n + j] + s->wx[n + j] * (candidate[j] + rb)) + s->bias[2 * n + j];
+            s->reset[j] = (wx[2 * n + j] + wx[n + j] * (candidate[j] + rb)) + s->bias[2 * n + j];
         }
     } else {
-        for (size_t j = 0; j < n; j++) s->reset[j] = s->wx[n + j] * s->h[j];
+        for (size_t j = 0; j < n; j++) s->reset[j] = wx[n + j] * s->h[j];
         product(&w->candidate, s->reset, s->vector, candidate);
         for (size_t j = 0; j < n; j++) {
             const float rb = recurrent_bias != NULL ? recurrent_bias[2 * n + j] : 0.0f;
-            s->reset[j] = (s->wx[2 * n + j] + candidate[j]) + (s->bias[2 * n + j] + rb);
+            s->reset[j] = (wx[2 * n + j] + candidate[j]) + (s->bias[2 * n + j] + rb);
         }
     }
-    for (size_t j = 0; j < n; j++) {
-        const float fresh = eie_tanh(clipped(s->reset[j], clip));
-        s->h[j] = (1.0f - update[j]) * fresh + update[j] * s->h[j];
-    }
+    l->cell_blend(s->reset, wx, l->clip, n, s->h);
 }
 
 /* Places of a sequence's parts: layout 1 has the batch first. */
@@ -163,9 +152,23 @@ static size_t output_at(const eie_recurrent *l, const eie_recurrent_io *io, size
     return (l->params.layout ? (b * time + t) * l->directions + d : (t * l->directions + d) * batch + b) * l->hidden;
 }
 
+/* W x of steps `step` to step + AHEAD. */
+static void multiply_inputs(const eie_recurrent *l, const eie_recurrent_io *io, size_t b, const eie_direction_weights *w, const eie_sequence *s,
+                            size_t step, size_t steps, bool backwards) {
+    const size_t count = steps - step < AHEAD ? steps - step : AHEAD, bytes = eie_matrix_vector_bytes(&w->w);
+    eie_vector vectors[AHEAD];
+    for (size_t k = 0; k < count; k++) {
+        const size_t t = backwards ? steps - 1 - step - k : step + k;
+        const float *x = io->x + (l->params.layout ? b * (size_t)io->time + t : t * (size_t)io->batch + b) * l->input;
+        memcpy(s->x + k * l->input, x, l->input * sizeof *x);
+        eie_matrix_vector(&w->w, s->x + k * l->input, s->vector + k * bytes, &vectors[k]);
+    }
+    eie_matrix_rows(&w->w, vectors, count, 0, w->w.groups, NULL, s->wx);
+}
+
 static void run_sequence(const eie_recurrent *l, const eie_recurrent_io *io, size_t d, size_t b, eie_sequence *s) {
     const eie_direction_weights *w = &l->direction[d];
-    const size_t n = l->hidden, rows = l->gates * n, batch = (size_t)io->batch, time = (size_t)io->time, at = state_at(l, io, d, b);
+    const size_t n = l->hidden, rows = l->gates * n, time = (size_t)io->time, at = state_at(l, io, d, b);
     const size_t steps = io->sequence_lengths != NULL ? (size_t)io->sequence_lengths[b] : time;
     const bool backwards = d == 1 || l->params.direction == EIE_REVERSE;
     const float *wb = io->bias != NULL ? io->bias + d * 2 * rows : NULL, *rb = wb != NULL ? wb + rows : NULL;
@@ -177,11 +180,11 @@ static void run_sequence(const eie_recurrent *l, const eie_recurrent_io *io, siz
     for (size_t j = 0; j < n; j++) s->c[j] = io->initial_c != NULL ? io->initial_c[at + j] : 0.0f;
     for (size_t step = 0; step < steps; step++) {
         const size_t t = backwards ? steps - 1 - step : step;
-        const float *x = io->x + (l->params.layout ? b * time + t : t * batch + b) * l->input;
-        product(&w->w, x, s->vector, s->wx);
+        float *wx = s->wx + step % AHEAD * rows;
+        if (step % AHEAD == 0) multiply_inputs(l, io, b, w, s, step, steps, backwards);
         product(&w->r, s->h, s->vector, s->rh);
-        if (l->params.cell == EIE_LSTM) lstm_step(l, s, io->peephole != NULL ? io->peephole + d * 3 * n : NULL);
-        else gru_step(l, w, s, rb);
+        if (l->params.cell == EIE_LSTM) lstm_step(l, s, wx, io->peephole != NULL ? io->peephole + d * 3 * n : NULL);
+        else gru_step(l, w, s, wx, rb);
         if (io->y != NULL) memcpy(io->y + output_at(l, io, t, d, b), s->h, n * sizeof(float));
     }
     for (size_t t = steps; io->y != NULL && t < time; t++) memset(io->y + output_at(l, io, t, d, b), 0, n * sizeof(float));
@@ -193,14 +196,17 @@ static void run_task(void *context, size_t index) {
     eie_recurrent_call *call = context;
     const eie_recurrent *l = call->layer;
     const size_t n = l->hidden, rows = l->gates * n;
-    const size_t wide = eie_matrix_vector_bytes(&l->direction[0].w), narrow = eie_matrix_vector_bytes(&l->direction[0].r);
-    float *floats = malloc((3 * rows + 3 * n) * sizeof(float));
-    void *vector = malloc((wide > narrow ? wide : narrow) + 1);
+    const size_t ahead = call->io->time < AHEAD ? (size_t)call->io->time : AHEAD;
+    const size_t wide = ahead * eie_matrix_vector_bytes(&l->direction[0].w), narrow = eie_matrix_vector_bytes(&l->direction[0].r);
+    float *floats = malloc(((2 + ahead) * rows + 3 * n + ahead * l->input + 1) * sizeof(float));
+    uint8_t *vector = malloc((wide > narrow ? wide : narrow) + 64);
     if (floats == NULL || vector == NULL) {
         atomic_store(&call->status, EIE_E_MEMORY);
     } else {
-        eie_sequence s = {.wx = floats, .rh = floats + rows, .bias = floats + 2 * rows, .h = floats + 3 * rows, .c = floats + 3 * rows + n,
-                          .reset = floats + 3 * rows + 2 * n, .vector = vector};
+        eie_sequence s = {.rh = floats, .bias = floats + rows, .h = floats + 2 * rows, .c = floats + 2 * rows + n, .reset = floats + 2 * rows + 2 * n};
+        s.wx = s.reset + n;
+        s.x = s.wx + ahead * rows;
+        s.vector = (uint8_t *)(((uintptr_t)vector + 63) & ~(uintptr_t)63);
         run_sequence(l, call->io, index / (size_t)call->io->batch, index % (size_t)call->io->batch, &s);
     }
     free(floats);

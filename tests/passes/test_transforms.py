@@ -177,16 +177,36 @@ def test_balanced_is_the_density_where_lanes_are_equal() -> None:
     assert [np.count_nonzero(mask[lane::8]) for lane in range(8)] == [40] * 8
 
 
+def by_input(array: Array, axis: int) -> Array:
+    """A row for each place that has inputs: neighbours along the input are neighbours in it."""
+    return np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 90), st.integers(1, 70), st.floats(0.01, 0.99))
+def test_balanced_windows_keep_as_many_in_every_row(out: int, inner: int, window: int, density: float) -> None:
+    weight = floats(out, inner)
+    mask = Sparsify(density=density, pattern="balanced", window=window).mask(weight)
+    for begin in range(0, inner, window):
+        part, magnitude = mask[:, begin : begin + window], np.abs(weight[:, begin : begin + window])
+        kept = set(part.sum(axis=1))
+        assert kept == {round(density * (begin + part.shape[1])) - round(density * begin)}
+        for row, size in zip(part, magnitude, strict=True):
+            assert not row.any() or row.all() or size[row].min() >= size[~row].max()
+    assert abs(int(mask.sum()) - round(density * inner) * out) == 0
+
+
 @settings(max_examples=60, deadline=None)
 @given(WEIGHTS, OPS, DENSITY)
 def test_blocks_of_four_along_the_input(weight: Array, op: str, density: float) -> None:
     if density >= 1:
         density = 0.99
-    rows = rows_of(Sparsify(density=density, pattern="block").mask(weight, op), op)
+    axis = {"Conv": 1, "ConvTranspose": 0}.get(op, weight.ndim - 1)
+    rows = by_input(Sparsify(density=density, pattern="block").mask(weight, op), axis)
     blocks = [rows[:, i : i + 4] for i in range(0, rows.shape[1], 4)]
     assert all((b.all(axis=1) | ~b.any(axis=1)).all() for b in blocks)
     assert sum(np.count_nonzero(b.any(axis=1)) for b in blocks) == round(density * len(rows) * len(blocks))
-    energy = np.stack([np.square(rows_of(weight, op)[:, i : i + 4]).sum(axis=1) for i in range(0, rows.shape[1], 4)])
+    energy = np.stack([np.square(by_input(weight, axis)[:, i : i + 4]).sum(axis=1) for i in range(0, rows.shape[1], 4)])
     kept = np.stack([b.any(axis=1) for b in blocks])
     assert not kept.any() or kept.all() or energy[kept].min() >= energy[~kept].max() * (1 - 1e-6)
 
