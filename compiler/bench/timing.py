@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+_WARM = 3
 _FALLBACK = 64 << 20  # bytes of a last-level cache, where the system does not say
 
 
@@ -50,8 +51,8 @@ def interleaved(
     """Times of each call, taken in turn.
 
     Args:
-        evict: called before each timed call, so that weights come from memory. Without it each call is made once
-            untimed before it is timed: what it needs is in the caches.
+        evict: called before each timed call, so that weights come from memory. Without it each call is made a few times
+            untimed before it is timed: what it needs is where the caches keep it.
     """
     found: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
@@ -59,7 +60,8 @@ def interleaved(
     for _ in range(runs):
         for name, call in calls.items():
             if evict is None:
-                call()
+                for _ in range(_WARM):
+                    call()
             else:
                 evict()
             start = time.perf_counter_ns()

@@ -1,7 +1,6 @@
 /* Packed or dense? An estimate for this machine's instruction set, made when a layer is loaded. The rates were fitted to
- * benchmarks/gemm.py and benchmarks/conv.py, one core, batch 1, the dense ones being ONNX Runtime's float32 operators (for
- * avx2, neon and scalar: on a machine that has no more). They differ between machines, but their quotient, which is all that
- * counts here, much less. */
+ * `eie bench layers`, one core, batch 1, the dense ones being ONNX Runtime's float32 operators (for avx2, neon and scalar: on a
+ * machine that has no more). They differ between machines, but their quotient, which is all that counts here, much less. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -15,27 +14,28 @@ typedef struct {
     double dense_gemm;  /* weights a nanosecond */
     double packed_conv; /* products a nanosecond */
     double dense_conv;
+    double visits;      /* vectors of activations a row passes a nanosecond: its sums go from and to memory for each chunk of them */
 } eie_rates;
 
 static const eie_rates RATES[] = {
-    {"avx512", 9.0, 6.0, 25.0, 85.0},
-    {"avx2", 4.0, 5.0, 20.0, 45.0},
-    {"neon", 2.0, 4.0, 8.0, 16.0},
-    {"scalar", 3.4, 5.0, 6.5, 45.0},
+    {"avx512", 13.0, 6.5, 68.0, 95.0, 10700.0},
+    {"avx2", 5.5, 5.0, 34.0, 48.0, 9000.0},
+    {"neon", 2.0, 4.0, 10.0, 16.0, 4000.0},
+    {"scalar", 4.0, 5.0, 8.0, 45.0, 4000.0},
 };
 
 /* How much faster a dense matrix that stays in the second-level cache is: its time is that of reading it. */
 static const double IN_CACHE = 3;
 
-/* How many times faster packed entries are read from the second-level cache than from behind it: five bytes each. */
-static const double BEHIND = 1.8;
+/* Bytes a nanosecond that packed entries are read at from behind the second-level cache. */
+static const double FAR_BYTES = 28;
 
 /* Dense is preferred to a packed matrix that would win by less at batch 1: in batches the dense one uses each weight many times,
  * and how large batches are is not known when a layer is loaded. */
 static const double WORTH = 2;
 
 /* Reading an input and writing an output of a convolution, nanoseconds. */
-static const double PACKED_TOUCH = 0.4, DENSE_TOUCH = 0.3;
+static const double PACKED_TOUCH = 0.3, DENSE_TOUCH = 0.3;
 
 static const eie_rates *rates_of(const char *isa) {
     size_t i = 0;
@@ -73,8 +73,10 @@ void eie_gemm_choose(uint64_t out, uint64_t in, uint64_t nonzeros, uint32_t code
     const eie_rates *r = rates_of(k->isa);
     const double all = (double)out * (double)in, kept = all > 0 ? (double)nonzeros / all : 0;
     const double in_cache = all * sizeof(float) < 1 << 20 ? IN_CACHE : 1;
-    const double entries = (double)nonzeros * padding(kept, k), behind = entries * 5 < 1 << 20 ? 1 : BEHIND;
-    decide(kept, entries * behind / r->packed_gemm, all / (r->dense_gemm * in_cache), WORTH, k, format, verdict);
+    const double entries = (double)nonzeros * padding(kept, k), bytes = entries * (k->form == EIE_VALUE ? 5.1 : 1.4);
+    double packed = entries / r->packed_gemm;
+    if (bytes > 1.7e6 && packed < bytes / FAR_BYTES) packed = bytes / FAR_BYTES;
+    decide(kept, packed, all / (r->dense_gemm * in_cache), WORTH, k, format, verdict);
 }
 
 void eie_conv_choose(const eie_weight *weight, const eie_conv_params *params, uint64_t nonzeros, eie_format format, eie_verdict *verdict) {
@@ -89,6 +91,14 @@ void eie_conv_choose(const eie_weight *weight, const eie_conv_params *params, ui
     } else {
         touched = (double)(weight->dims[1] * params->group) * touched + (double)weight->dims[0];
     }
-    decide(all > 0 ? (double)nonzeros / all : 0, (double)nonzeros / r->packed_conv + touched * PACKED_TOUCH,
+    /* vectors of a channel: its lines with those that taps reach besides, once for each column of taps */
+    double vectors = (double)k->window;
+    for (uint32_t i = 2; i < weight->rank; i++) {
+        const double reach = (double)(weight->dims[i] - 1) * (double)params->dilations[i - 2];
+        if (i + 2 == weight->rank && reach < 4 * vectors) vectors += reach; /* lines are shared by the taps of a column */
+        else vectors *= (double)weight->dims[i];
+    }
+    const double passed = (double)weight->dims[0] * (double)weight->dims[1] * vectors / r->visits;
+    decide(all > 0 ? (double)nonzeros / all : 0, (double)nonzeros / r->packed_conv + passed + touched * PACKED_TOUCH,
            all / r->dense_conv + touched * DENSE_TOUCH, 1, k, format, verdict);
 }

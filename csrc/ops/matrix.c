@@ -22,11 +22,9 @@ void eie_matrix_vector(const eie_matrix *m, const float *x, void *buffer, eie_ve
     if (m->format == EIE_F32) {
         memcpy(buffer, x, m->in * item);
     } else if (m->format == EIE_I16) {
-        eie_quantize_i16_kernel *quantize = (eie_quantize_i16_kernel *)eie_kernel_find(EIE_QUANTIZE_I16, 0)->run;
-        v->finite = quantize(x, m->in, buffer, &v->exponent);
+        v->finite = m->quantize_i16(x, m->in, buffer, &v->exponent);
     } else {
-        eie_quantize_u8_kernel *quantize = (eie_quantize_u8_kernel *)eie_kernel_find(EIE_QUANTIZE_U8, 0)->run;
-        v->finite = quantize(x, m->in, buffer, &v->scale, &v->zero);
+        v->finite = m->quantize_u8(x, m->in, buffer, &v->scale, &v->zero);
     }
     const size_t kept = v->finite ? m->in : 0; /* what isn't finite was not written */
     memset((uint8_t *)buffer + kept * item, 0, (m->padded - kept) * item);
@@ -51,7 +49,7 @@ static void output(const eie_matrix *m, const eie_vector *v, const void *sums, s
     }
     if (m->format == EIE_U8 && m->panel_count == 1) {
         const eie_output_u8 how = {order, m->panels[0].row_sum + at, bias, v->scale * m->step, v->zero};
-        ((eie_output_u8_kernel *)eie_kernel_find(EIE_OUTPUT_U8, 0)->run)(sums, n, &how, y);
+        m->output_u8(sums, n, &how, y);
         return;
     }
     const double factor_i16 = m->format == EIE_I16 ? ldexp(1.0, -(v->exponent + m->exponent)) : 0;

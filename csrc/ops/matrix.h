@@ -19,6 +19,9 @@ typedef struct {
     size_t groups, sums;       /* sums: of a group, 16 for each set */
     eie_format format;
     const eie_kernel *kernel;
+    eie_quantize_u8_kernel *quantize_u8;
+    eie_quantize_i16_kernel *quantize_i16;
+    eie_output_u8_kernel *output_u8;
     uint32_t *order;           /* [groups * sums]: the row a sum belongs to, or EIE_NO_ROW. In blocks of rows, the fullest first */
     eie_matrix_panel *panels;  /* one, unless columns are too many for one */
     size_t panel_count;

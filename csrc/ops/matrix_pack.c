@@ -341,6 +341,9 @@ eie_status eie_matrix_pack(const uint8_t *codes, const float *codebook, uint32_t
     m->in = in;
     m->format = format;
     m->panel_count = (in + EIE_PANEL - 1) / EIE_PANEL;
+    m->quantize_u8 = (eie_quantize_u8_kernel *)eie_kernel_find(EIE_QUANTIZE_U8, 0)->run;
+    m->quantize_i16 = (eie_quantize_i16_kernel *)eie_kernel_find(EIE_QUANTIZE_I16, 0)->run;
+    m->output_u8 = (eie_output_u8_kernel *)eie_kernel_find(EIE_OUTPUT_U8, 0)->run;
     shape(m, eie_kernel_find(kinds[format], codebook_size));
     if (format == EIE_U8) eie_codebook_u8(codebook, codebook_size, bytes, &m->step);
     if (format == EIE_I16) eie_codebook_i16(codebook, codebook_size, words, &m->exponent);
