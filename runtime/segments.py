@@ -198,10 +198,25 @@ def translated(kind: type[EieError], where: str, what: str, hint: str | None = N
     try:
         yield
     except errors as error:
-        text = re.sub(r"\s+", " ", str(error)).strip()
-        text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-        named = next((m.group(1) for p in _NAMED if (m := p.search(text))), None)
-        raise kind(f"{what}: {text.rstrip('.')}", where=f"node {named!r}" if named else where, hint=hint) from error
+        raise translation(error, kind, where, what, hint) from error
+
+
+def translation(error: Exception, kind: type[EieError], where: str, what: str, hint: str | None = None) -> EieError:
+    """The error of ours for one of ONNX Runtime's."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    named = next((m.group(1) for p in _NAMED if (m := p.search(text))), None)
+    return kind(f"{what}: {text.rstrip('.')}", where=f"node {named!r}" if named else where, hint=hint)
+
+
+def run_ort(session: Any, fetch: Sequence[str], feeds: Mapping[str, Any], where: str) -> list[Any]:
+    """A run of ONNX Runtime whose errors are ours. Small models take as long as a few lines of Python: there are no more."""
+    try:
+        result: list[Any] = session.run(fetch, feeds)
+    except ort_errors() as error:
+        hint = "Look at the shapes of the inputs"
+        raise translation(error, InputError, where, "ONNX Runtime could not run it", hint) from error
+    return result
 
 
 def name_nodes(nodes: Sequence[onnx.NodeProto]) -> str:
@@ -238,7 +253,7 @@ class Segment:
         casts = {n: t for n, t in found.items() if _numpy_lacks(t)}
         if casts:  # what numpy has no type for travels between pieces as float32, which holds all its values
             self._session = self._open(_with_output_casts(model, list(casts)), references)
-        self._cast = set(casts)
+        self._fetch = [f"{n}/float32" if n in casts else n for n in self.writes]
         self.types: dict[str, onnx.TypeProto] = found
 
     def _model(self, nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, onnx.TypeProto],
@@ -289,13 +304,10 @@ class Segment:
 
     def run(self, values: Mapping[str, Any]) -> list[Any]:
         """The outputs, in the order of ``writes``: arrays, and lists for sequences."""
-        feeds = {self._feed[name]: values[name] for name in self.reads}
+        feeds = {fed: values[name] for name, fed in self._feed.items()}
         if self._recurrent:
             refuse_empty(feeds)
-        fetch = [f"{n}/float32" if n in self._cast else n for n in self.writes]
-        with translated(InputError, self.where, "ONNX Runtime could not run it", "Look at the shapes of the inputs"):
-            results: list[Any] = self._session.run(fetch, feeds)
-        return results
+        return run_ort(self._session, self._fetch, feeds, self.where)
 
 
 def _inline_bodies(nodes: Iterable[onnx.NodeProto], tensors: Tensors) -> None:

@@ -21,7 +21,7 @@ _FORMATS: dict[str, int] = {"f32": lib.EIE_F32, "i16": lib.EIE_I16, "u8": lib.EI
 _AUTO_PAD = {"NOTSET": lib.EIE_PAD_EXPLICIT, "SAME_UPPER": lib.EIE_PAD_SAME_UPPER, "SAME_LOWER": lib.EIE_PAD_SAME_LOWER,
              "VALID": lib.EIE_PAD_VALID}  # fmt: skip
 _STEP_NS = 25_000  # what it costs to leave ONNX Runtime for one layer and come back: Python, two cffi calls, views
-_CONV_GAIN = 1.2  # the same for a convolution, whose size is not known at load: the least speed-up worth it
+_CONV_GAIN = 2.0  # the same for a convolution, whose size is not known at load: the least speed-up worth it
 _DIRECTIONS = {"forward": lib.EIE_FORWARD, "reverse": lib.EIE_REVERSE, "bidirectional": lib.EIE_BIDIRECTIONAL}
 
 
@@ -272,4 +272,6 @@ class _Gather(_Layer):
     def bind(self, inputs: Sequence[Array | None]) -> tuple[Callable[[], int], list[Array | None]]:
         picked = self.inputs.indices(inputs)
         y = np.empty((*picked.shape, *self.shape), np.float32)
-        return partial(lib.eie_gather_run, self._layer, ffi.from_buffer("int64_t[]", picked), picked.size, _floats(y)), [y]
+        return partial(
+            lib.eie_gather_run, self._layer, ffi.from_buffer("int64_t[]", picked), picked.size, _floats(y)
+        ), [y]
