@@ -6,7 +6,9 @@ lowering take their layers from here. Files come from strangers, so nothing is b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -83,18 +85,52 @@ class EieNode:
 
 
 class PayloadReader:
-    """Decodes payloads, each once; ``release`` drops those that no longer have a reader."""
+    """Decodes payloads, each once; ``release`` drops those that no longer have a reader.
 
-    def __init__(self, tensors: Tensors) -> None:
-        self._tensors = tensors
+    With several ``threads``, those that ``expect`` names are decoded ahead of their readers, so that decoding one and packing
+    another overlap. As many as there are threads are ahead at most: no more of a model is unpacked at a time.
+    """
+
+    def __init__(self, tensors: Tensors, threads: int = 1) -> None:
+        self._tensors, self._threads = tensors, threads
         self._weights: dict[int, tuple[onnx.TensorProto, Weight]] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        self._coming: deque[onnx.TensorProto] = deque()
+        self._ahead: dict[int, Future[Weight]] = {}
+
+    def expect(self, payloads: Iterable[onnx.TensorProto]) -> None:
+        """Say what will be asked for, in order; ``close`` ends it."""
+        if self._threads > 1:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="eie-decode")
+            self._coming.extend({id(p): p for p in payloads}.values())
+            self._go_on()
+
+    def close(self) -> None:
+        """Decode nothing ahead any more."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+        self._coming.clear()
+        self._ahead.clear()
+
+    def _go_on(self) -> None:
+        from . import format as container
+
+        while self._pool is not None and self._coming and len(self._ahead) < self._threads:
+            payload = self._coming.popleft()
+            self._ahead[id(payload)] = self._pool.submit(container.decode, self._bytes(payload))
+
+    def _bytes(self, payload: onnx.TensorProto) -> bytes:
+        return self._tensors.array(payload).tobytes()
 
     def weight(self, payload: onnx.TensorProto) -> Weight:
         from . import format as container
 
         known = self._weights.get(id(payload))
         if known is None:
-            known = payload, container.decode(self._tensors.array(payload).tobytes())
+            ahead = self._ahead.pop(id(payload), None)
+            self._go_on()
+            known = payload, ahead.result() if ahead is not None else container.decode(self._bytes(payload))
             self._weights[id(payload)] = known  # the tensor is kept too: ids are of living objects only
         return known[1]
 

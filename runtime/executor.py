@@ -126,7 +126,7 @@ class Executor:
         self._opsets = opset_versions(model)
         self._inside = backend if isinstance(backend, InsideBackend) else None
         self._settings = Settings(model.ir_version, self._opsets, list(model.functions), threads, tensors, self._inside)
-        self._payloads = PayloadReader(tensors)
+        self._payloads = PayloadReader(tensors, threads)
         self._uses: Counter[int] = Counter()
         self._names = _all_names(model.graph)
         self.layers: list[LayerReport] = []
@@ -136,7 +136,11 @@ class Executor:
         self._constants = root.scope.constants
         for name in self.payload_names & root.scope.overridable.keys():  # listed as inputs, and constants all the same
             self._constants[name] = root.scope.overridable.pop(name)
-        self._settle(root)
+        self._payloads.expect(_payloads_of(root))
+        try:
+            self._settle(root)
+        finally:
+            self._payloads.close()
         types = [i.type for i in _fed_inputs(model.graph, root.scope)]
         self.program = self._compile(root, types)
         del self._constants, self._backend  # the program holds what is still needed
@@ -487,6 +491,18 @@ class Executor:
 def _undefined(name: str, reader: str) -> NoReturn:
     raise ModelError(f"is read by {reader}, and nothing gives it", where=f"tensor {name!r}",
                      hint="The model is damaged or incomplete")  # fmt: skip
+
+
+def _payloads_of(block: Block) -> Iterator[onnx.TensorProto]:
+    """In the order in which ``_settle`` reads them."""
+    for op in block.ops:
+        if op.layer is not None and op.layer.op == "Decode":
+            yield from op.layer.payloads
+    for op in block.ops:
+        if op.layer is not None and op.layer.op != "Decode":
+            yield from op.layer.payloads
+        for body in op.bodies.values():
+            yield from _payloads_of(body)
 
 
 def _decoded(spec: LayerSpec) -> np.ndarray[Any, Any]:
