@@ -42,10 +42,10 @@ sanitize: ## the C self-test under AddressSanitizer, UBSan and ThreadSanitizer (
 	$(MAKE) -C tests/csrc run CC=$(CC)
 	$(MAKE) -C tests/csrc thread CC=$(CC)
 
-bench: $(VENV)/.tested ## kernels beside ONNX Runtime
-	$(BIN)/python benchmarks/gemm.py
-	$(BIN)/python benchmarks/conv.py
-	$(BIN)/python benchmarks/models.py $(MODEL)
+bench: $(VENV)/.installed ## kernels and the bundled model beside ONNX Runtime, about 15 minutes; benchmarks/README.md has more
+	$(BIN)/eie bench layers
+	$(BIN)/optimize $(MODEL) -o build/lenet-300-100.eie.onnx
+	$(BIN)/eie bench model build/lenet-300-100.eie.onnx --against $(MODEL)
 
 dist: $(VENV)/.tested ## sdist and wheel
 	$(BIN)/python -m build

@@ -37,9 +37,3 @@ def test_mnist_digits() -> None:
 
 def test_in_onnxruntime(artifact: Path) -> None:
     assert run("examples/in_onnxruntime.py", str(artifact)).startswith("logits (1, 10)")
-
-
-def test_benchmark_of_models() -> None:
-    assert "lenet-300-100" in run(
-        "benchmarks/models.py", str(REPOSITORY / "models" / "lenet-300-100.onnx"), "--runs", "3"
-    )

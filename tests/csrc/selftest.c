@@ -374,6 +374,26 @@ static void test_quantize(void) {
     }
 }
 
+/* The limits of `eie bench`: they read no further than they are told, and do what they count. */
+static void test_limits(void) {
+    for (size_t i = 0; eie_isa_available(i) != NULL; i++) {
+        require(eie_isa_select(eie_isa_available(i)) == EIE_OK, "an available instruction set can't be chosen", "limits");
+        uint8_t *buffer = aligned_alloc(64, 1024);
+        float sink;
+        int32_t whole;
+        require(buffer != NULL, "out of memory", "limits");
+        for (int k = 0; k < 1024; k++) buffer[k] = (uint8_t)draw(256);
+        require(eie_bench_read(buffer, 1024, 2) == 2 * eie_bench_read(buffer, 1024, 1), "reading is another each time", "limits");
+        require(eie_bench_fma(100, &sink) >= 100 && isfinite(sink), "nothing is multiplied", "limits");
+        require(eie_bench_dot(100, &whole) >= 0, "fewer than none are multiplied", "limits");
+        const uint8_t kept = buffer[700];
+        const eie_status status = eie_bench_flush(buffer, 1024);
+        require((status == EIE_OK || status == EIE_E_UNSUPPORTED) && buffer[700] == kept, "flushing changes what is there", "limits");
+        free(buffer);
+    }
+    require(eie_isa_select(eie_isa_available(0)) == EIE_OK, "the best instruction set can't be chosen", "limits");
+}
+
 static void test_gather(void) {
     sample t;
     make_weight(&t, 3, (uint64_t[]){7, 2, 3}, 9, 60);
@@ -454,6 +474,7 @@ int main(void) {
     test_conv(pool);
     test_recurrent(pool);
     test_gather();
+    test_limits();
     test_arguments();
     eie_pool_free(pool);
     size_t runnable = 0;
