@@ -77,6 +77,35 @@ ALWAYS void code16(const eie_panel *p, size_t g, const void *x, size_t bytes, in
     store_u8(sum, y, apart, V);
 }
 
+/* Ternary weights: column and code share a byte. */
+ALWAYS void code4(const eie_panel *p, size_t g, const void *x, size_t bytes, int32_t *y, size_t apart, const int V) {
+    const bool far = p->far;
+    int32_t four_values;
+    memcpy(&four_values, p->table, sizeof four_values);
+    const __m512i table = _mm512_set1_epi32(four_values); /* again and again: what a shift brings in beside a code is another's column */
+    const uint8_t *entry = p->index + p->first[g] * 64;
+    __m512i sum[8][4];
+    for (int v = 0; v < V; v++) {
+        for (int c = 0; c < CHAINS(V); c++) sum[v][c] = _mm512_setzero_si512();
+    }
+    for (size_t s = p->first[g]; s < p->first[g + 1]; s += 4, entry += 256) {
+        const uint64_t origins = four(p->origin + s);
+        ahead(far, entry, 4);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            const __m512i at = _mm512_loadu_si512(entry + j * 64); /* a permute reads six bits */
+            const __m512i values = _mm512_permutexvar_epi8(_mm512_srli_epi16(at, 6), table);
+            const char *from = (const char *)x + (uint16_t)(origins >> 16 * j);
+#pragma GCC unroll 8
+            for (int v = 0; v < V; v++) {
+                const __m512i picked = _mm512_permutexvar_epi8(at, _mm512_loadu_si512(from + v * bytes));
+                sum[v][j % CHAINS(V)] = _mm512_dpbusd_epi32(sum[v][j % CHAINS(V)], picked, values);
+            }
+        }
+    }
+    store_u8(sum, y, apart, V);
+}
+
 ALWAYS void value8(const eie_panel *p, size_t g, const void *x, size_t bytes, int32_t *y, size_t apart, const int V) {
     const bool far = p->far;
     const uint8_t *index = p->index + p->first[g] * 64, *value = p->weight + p->first[g] * 64;
@@ -146,6 +175,11 @@ ALWAYS void split16(const eie_panel *p, size_t g, const void *x, size_t bytes, i
 void gemm_u8_code16_16x64_avx512(const eie_panel *p, const void *x, size_t stride, size_t count, size_t begin, size_t end, void *y) {
     const size_t bytes = stride;
     FOR_VECTORS(int32_t, EIE_ROWS, code16)
+}
+
+void gemm_u8_code4_16x64_avx512(const eie_panel *p, const void *x, size_t stride, size_t count, size_t begin, size_t end, void *y) {
+    const size_t bytes = stride;
+    FOR_VECTORS(int32_t, EIE_ROWS, code4)
 }
 
 void gemm_u8_value_16x64_avx512(const eie_panel *p, const void *x, size_t stride, size_t count, size_t begin, size_t end, void *y) {

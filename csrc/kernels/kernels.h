@@ -27,15 +27,16 @@
  *
  * A step holds the entries of lane r at [r * per, (r + 1) * per). How they are written, by form:
  *   EIE_VALUE    index: uint8, column within the window; weight: float, int16 or int8
+ *   EIE_CODE4    u8, window 64, for ternary weights: index: a byte of column (six bits, low) and code (two)
  *   EIE_CODE16   u8. index: uint8; weight, of two steps: 64 bytes, the first step's codes in the low nibbles
  *   EIE_SPLIT16  u8, window 128. index: a byte with the code (low) and four bits of the column (high); high, of four steps: 64
  *                bytes with the next two bits of the column, the first step's lowest; upper, of a step: 64 bits, the last one
  *   EIE_WORD16   i16. index, of two steps: 32 words, the first step's column in the low byte; weight, of four steps: 32
  *                words, the first step's codes in the lowest nibbles
  *   EIE_TRIPLE32 f32, window 32. index, of three steps: 16 double words of column (5 bits), code (5 bits), ... from the lowest
- * table: what codes stand for: int8[16], int16[16] or float[32]. */
+ * table: what codes stand for: int8[4], int8[16], int16[16] or float[32]. */
 enum { EIE_ROWS = 16, EIE_SETS = 2, EIE_VECTORS = 8, EIE_PANEL = 65536 };
-typedef enum { EIE_VALUE, EIE_CODE16, EIE_SPLIT16, EIE_WORD16, EIE_TRIPLE32 } eie_form;
+typedef enum { EIE_VALUE, EIE_CODE4, EIE_CODE16, EIE_SPLIT16, EIE_WORD16, EIE_TRIPLE32 } eie_form;
 
 typedef struct {
     size_t groups;

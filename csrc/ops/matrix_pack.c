@@ -70,6 +70,9 @@ static void put(const eie_source *s, const eie_writer *w, size_t step, size_t en
         memcpy(w->weight + at * item_bytes(s->matrix->format), (const uint8_t *)s->values + code * item_bytes(s->matrix->format),
                item_bytes(s->matrix->format));
         break;
+    case EIE_CODE4:
+        w->index[at] = (uint8_t)(column | (size_t)code << 6);
+        break;
     case EIE_CODE16:
         w->index[at] = (uint8_t)column;
         w->weight[step / 2 * 64 + entry] |= (uint8_t)(code << step % 2 * 4);

@@ -116,12 +116,12 @@ static eie_status run_gemm(const eie_layer *layer, const void *what, float *y, c
 
 static void test_gemm(const eie_parallel *pool) {
     static const uint64_t sizes[] = {0, 1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 300, 1025};
-    static const uint32_t codebooks[] = {1, 2, 16, 17, 32, 33, 256};
+    static const uint32_t codebooks[] = {1, 2, 3, 4, 5, 16, 17, 32, 33, 256};
     enum { SIZES = sizeof sizes / sizeof sizes[0] };
     for (int i = 0; i < 400; i++) {
         sample w;
         const uint64_t dims[2] = {sizes[draw(SIZES)], i == 0 ? 70000 : sizes[draw(SIZES)]};
-        make_weight(&w, 2, dims, codebooks[draw(7)], draw(4) == 0 ? 1 + draw(4) : draw(101)); /* hardly any: wide windows pay */
+        make_weight(&w, 2, dims, codebooks[draw(10)], draw(4) == 0 ? 1 + draw(4) : draw(101)); /* hardly any: wide windows pay */
         gemm_case c = {&w, NULL, NULL, draw(4)};
         float *x = numbers((size_t)(c.batch * dims[1])), *bias = draw(2) ? numbers((size_t)dims[0]) : NULL;
         if (c.batch > 0 && dims[1] > 0 && draw(10) == 0) x[draw(dims[1])] = draw(2) ? NAN : INFINITY;
