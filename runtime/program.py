@@ -76,7 +76,7 @@ class Program:
         wanted = self.outputs if outputs is None else outputs
         plan = self._plan(wanted)
         if len(plan) == 1 and plan[0][0].writes == wanted and plan[0][0].reads == tuple(values):
-            return [np.asarray(v) if isinstance(v, np.generic) else v for v in plan[0][0].run(values)]
+            return [np.asarray(v) if isinstance(v, np.generic) else v for v in plan[0][0].run(values)[: len(wanted)]]
         held: dict[str, Any] = {**self.defaults, **self.constants, **(around or {}), **values}
         for step, dead in plan:
             for name, value in zip(step.writes, step.run(held), strict=False):
