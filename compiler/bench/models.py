@@ -91,7 +91,10 @@ def _load(system: str, path: Path, threads: int) -> dict[str, Any]:
         [sys.executable, "-c", _LOAD, system, str(path), str(threads)], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise ModelError(f"can't be loaded as {system}: {done.stderr.strip().splitlines()[-1:]}", where=str(path))
+        raise ModelError(
+            f"can't be loaded as {system}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}",
+            where=str(path),
+        )
     return dict(json.loads(done.stdout))
 
 

@@ -17,6 +17,7 @@ from ..bench.cases import CASES
 from ..bench.layers import Plan, Row
 from ..bench.machine import describe
 from ..bench.models import geometric_mean, measure
+from ..bench.peers import SYSTEMS
 from ..errors import UserError
 from ..report.table import console, size
 from .common import Bars, Json, Threads, print_json
@@ -26,6 +27,7 @@ app = typer.Typer(
     help="Time kernels and models beside ONNX Runtime, and show the machine's limits.",
     rich_markup_mode=None,
 )
+_MOST_BATCH, _MOST_THREADS = 1024, 256
 Runs = Annotated[int, typer.Option(min=1, help="Timed runs of each; from memory a fifth of them.")]
 
 
@@ -56,13 +58,18 @@ def layers(
     json: Json = False,
 ) -> None:
     """Time the kernels on the layers of the papers, beside ONNX Runtime's fp32, int8, 4-bit and 2-bit operators."""
-    batches = tuple(int(b) for b in _names(batch, map(str, range(1, 65)), "--batch"))
+    batches = tuple(int(b) for b in batch.split(",") if b.strip().isdecimal() and 1 <= int(b) <= _MOST_BATCH)
+    if len(batches) < len(batch.split(",")):
+        raise UserError(f"{batch!r} is no list of numbers from 1 to {_MOST_BATCH}", where="--batch")
+    others = _names(other, SYSTEMS, "--with") if other else ()
+    if threads > _MOST_THREADS:
+        raise UserError(f"{threads} is more than {_MOST_THREADS}", where="--threads")
     found = isas()
     formats_ = [f for f in ACTIVATIONS if f in _names(formats, ACTIVATIONS, "--formats")]
     plan = Plan(
         _names(layer, CASES, "--layer"), batches, _names(cache, ("warm", "cold"), "--cache"),
         _names(pattern, ("unstructured", "balanced", "block"), "--pattern"), tuple(formats_),
-        _names(isa, found, "--isa") if isa else (), threads, runs, tuple(part for part in other.split(",") if part),
+        _names(isa, found, "--isa") if isa else (), threads, runs, others,
     )  # fmt: skip
     bars = Bars(verbose=not json)
     machine, rows = describe(), []
