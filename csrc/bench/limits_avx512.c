@@ -11,7 +11,10 @@ static uint64_t read(const uint8_t *p, size_t blocks) {
         for (int i = 0; i < 8; i++) sums[i] = _mm512_xor_si512(sums[i], _mm512_load_si512(p + 64 * i));
     }
     for (int i = 1; i < 8; i++) sums[0] = _mm512_xor_si512(sums[0], sums[i]);
-    return (uint64_t)_mm512_reduce_add_epi64(sums[0]);
+    uint64_t parts[8], all = 0;
+    _mm512_storeu_si512(parts, sums[0]);
+    for (int i = 0; i < 8; i++) all += parts[i];
+    return all;
 }
 
 static double multiply_add(uint64_t rounds, float *sink) {
@@ -34,7 +37,7 @@ static double dot(uint64_t rounds, int32_t *sink) {
         for (int i = 0; i < 16; i++) a[i] = _mm512_dpbusd_epi32(a[i], a[i], w); /* its own operand: nothing to take out of the loop */
     }
     for (int i = 1; i < 16; i++) a[0] = _mm512_add_epi32(a[0], a[i]);
-    *sink = _mm512_reduce_add_epi32(a[0]);
+    *sink = _mm_cvtsi128_si32(_mm512_castsi512_si128(a[0]));
     return 16.0 * 64.0 * (double)rounds;
 }
 

@@ -127,6 +127,17 @@ void conv_i16_value_14x16_avx512(const uint32_t *offset, const uint32_t *weight,
 #undef BODY
 }
 
+void scale_u8_avx512(const int32_t *sum, size_t n, int32_t less, float factor, const float *bias, float *y) {
+    const __m512i zero = _mm512_set1_epi32(less);
+    const __m512 by = _mm512_set1_ps(factor), add = _mm512_set1_ps(bias != NULL ? *bias : 0);
+    for (size_t i = 0; i < n; i += 16) {
+        const __mmask16 k = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : 0xffff;
+        __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_maskz_loadu_epi32(k, sum + i), zero)), by);
+        if (bias != NULL) v = _mm512_add_ps(v, add);
+        _mm512_mask_storeu_ps(y + i, k, v);
+    }
+}
+
 /* The lanes of [at, at + 16) that are in [begin, end). */
 ALWAYS __mmask16 between(int64_t at, int64_t begin, int64_t end) {
     const int64_t b = begin - at < 0 ? 0 : begin - at, e = end - at > 16 ? 16 : end - at;

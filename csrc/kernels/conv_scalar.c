@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
+#include "kernels/quantize.h"
 
 void conv_f32_value_4x16_scalar(const uint32_t *offset, const uint32_t *weight, size_t entries, const void *x_, size_t rows, bool fresh, void *y_) {
     const float *x = x_;
@@ -53,4 +54,10 @@ void lines_scalar(const uint32_t *x, const eie_lines *how, uint32_t *to) {
         else for (int64_t i = begin; i < end; i++) to[i] = line[how->first + i * how->step];
         for (int64_t i = end; i < lanes; i++) to[i] = how->pad;
     }
+}
+
+void scale_u8_scalar(const int32_t *sum, size_t n, int32_t less, float factor, const float *bias, float *y) {
+    for (size_t i = 0; i < n; i++) y[i] = eie_scale_u8((int64_t)sum[i] - less, factor);
+    if (bias == NULL) return;
+    for (size_t i = 0; i < n; i++) y[i] += *bias;
 }

@@ -76,6 +76,9 @@ typedef void eie_output_u8_kernel(const int32_t *sum, size_t n, const eie_output
  * a row must have no more than EIE_PANEL products) or int64 (i16). */
 typedef void eie_conv_kernel(const uint32_t *offset, const uint32_t *weight, size_t entries, const void *x, size_t rows, bool fresh, void *y);
 
+/* y[i] = eie_scale_u8(sum[i] - less, factor) (+ *bias): the difference fits int32, as |q - zero| <= 255. bias may be NULL. */
+typedef void eie_scale_kernel(const int32_t *sum, size_t n, int32_t less, float factor, const float *bias, float *y);
+
 /* Lines of an input where they are wanted: to[l * to_pitch + i] = x[l * pitch + first + i * step], or pad where first + i * step
  * is not in [0, width); for l below count, i below lanes. Nothing else is read or written. */
 typedef struct {
@@ -105,7 +108,7 @@ typedef bool eie_quantize_i16_kernel(const float *x, size_t n, int16_t *q, int32
 
 /* ---- the list -------------------------------------------------------------------------------------------------- */
 typedef enum {
-    EIE_GEMM_F32, EIE_GEMM_I16, EIE_GEMM_U8, EIE_CONV_F32, EIE_CONV_I16, EIE_CONV_U8, EIE_QUANTIZE_I16, EIE_QUANTIZE_U8, EIE_OUTPUT_U8, EIE_CONV_LINES,
+    EIE_GEMM_F32, EIE_GEMM_I16, EIE_GEMM_U8, EIE_CONV_F32, EIE_CONV_I16, EIE_CONV_U8, EIE_QUANTIZE_I16, EIE_QUANTIZE_U8, EIE_OUTPUT_U8, EIE_SCALE_U8, EIE_CONV_LINES,
     EIE_CELL_LSTM, EIE_CELL_GATES, EIE_CELL_BLEND,
 } eie_kernel_kind;
 

@@ -37,6 +37,7 @@ typedef struct {
     size_t slots;         /* stacked: phases of the input */
     int64_t phase[EIE_CONV_COLUMNS];
     eie_lines_kernel *lines;
+    eie_scale_kernel *scale;
     atomic_bool failed;   /* out of memory */
 } eie_conv_call;
 
@@ -222,21 +223,23 @@ static void put_line(const eie_conv_call *call, float *to, const int64_t *phase,
     }
 }
 
-/* Sums of a row to outputs: scaled, the bias added. In place for floats. */
+/* Sums of a row to outputs: scaled, the bias added. Into `values`, or in place, for floats. */
 static float *finish(const eie_conv_call *call, size_t row, size_t channel, size_t n, void *sums, float *values) {
     const eie_conv *c = call->conv;
+    const float *bias = call->bias != NULL ? call->bias + channel : NULL;
+    if (c->format == EIE_U8 && !call->wide) { /* zero times the sum of a row that fits int32 fits it too */
+        call->scale(sums, n, (int32_t)(call->zero * c->row_sums[row]), call->factor, bias, values);
+        return values;
+    }
     if (c->format == EIE_F32) {
         values = sums;
     } else if (c->format == EIE_I16) {
         for (size_t i = 0; i < n; i++) values[i] = eie_scale_i16(((const int64_t *)sums)[i], call->power);
     } else {
         const int64_t less = (int64_t)call->zero * c->row_sums[row];
-        if (call->wide) for (size_t i = 0; i < n; i++) values[i] = eie_scale_u8(((const int64_t *)sums)[i] - less, call->factor);
-        else for (size_t i = 0; i < n; i++) values[i] = (float)(((const int32_t *)sums)[i] - (int32_t)less) * call->factor; /* |q - zero| <= 255 */
+        for (size_t i = 0; i < n; i++) values[i] = eie_scale_u8(((const int64_t *)sums)[i] - less, call->factor);
     }
-    if (call->bias == NULL) return values;
-    const float bias = call->bias[channel];
-    for (size_t i = 0; i < n; i++) values[i] += bias;
+    for (size_t i = 0; bias != NULL && i < n; i++) values[i] += *bias;
     return values;
 }
 
@@ -244,9 +247,12 @@ static void put_row(const eie_conv_call *call, const eie_tile *t, size_t group, 
     const eie_conv *c = call->conv;
     const int64_t *d = call->size.domain;
     const size_t outer = c->rows / c->phases, channel = group * outer + row / c->phases;
-    float scaled[MOST_TILE];
+    float scaled[MOST_TILE], *to = call->y + channel * call->size.out_size;
+    if (!call->stacked && !c->params.transposed && c->format != EIE_F32) { /* straight to where they belong */
+        finish(call, group * c->rows + row, channel, t->count, sums, to + t->first);
+        return;
+    }
     const float *values = finish(call, group * c->rows + row, channel, t->vectors * LANES, sums, scaled);
-    float *to = call->y + channel * call->size.out_size;
     const int64_t lanes = d[2] - t->x < LANES ? d[2] - t->x : LANES;
     if (!c->params.transposed) { /* positions are outputs */
         const eie_lines how = {.pitch = LANES, .count = t->vectors, .step = 1, .width = LANES, .lanes = (size_t)lanes, .to_pitch = (size_t)d[2]};
@@ -358,7 +364,8 @@ eie_status eie_conv_run(const eie_layer *layer, const float *x, uint64_t n, cons
                         const eie_parallel *parallel) {
     if (layer == NULL || layer->kind != EIE_LAYER_CONV) return EIE_E_ARGUMENT;
     const eie_conv *c = (const eie_conv *)layer;
-    eie_conv_call call = {.conv = c, .bias = bias, .lines = (eie_lines_kernel *)eie_kernel_find(EIE_CONV_LINES, 0)->run};
+    eie_conv_call call = {.conv = c, .bias = bias, .lines = (eie_lines_kernel *)eie_kernel_find(EIE_CONV_LINES, 0)->run,
+                          .scale = (eie_scale_kernel *)eie_kernel_find(EIE_SCALE_U8, 0)->run};
     eie_status status = eie_conv_measure(c, in, &call.size);
     if (status != EIE_OK || n == 0) return status;
     call.wide = c->format == EIE_U8 && c->most > EIE_PANEL;

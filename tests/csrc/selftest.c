@@ -284,6 +284,25 @@ static void test_output(void) {
     }
 }
 
+static void test_scale(void) {
+    for (size_t k = 0; k < eie_kernel_count; k++) {
+        const eie_kernel *kernel = &eie_kernels[k];
+        if (kernel->kind != EIE_SCALE_U8 || !runs_here(kernel)) continue;
+        for (size_t n = 0; n < 70; n++) {
+            int32_t *sums = malloc(n * sizeof *sums + 1);
+            float *a = numbers(n), *b = numbers(n), bias = number(), factor = number();
+            require(sums != NULL, "out of memory", "scale");
+            for (size_t i = 0; i < n; i++) sums[i] = (int32_t)draw(1u << 31);
+            const int32_t less = (int32_t)draw(1u << 31);
+            ((eie_scale_kernel *)kernel->run)(sums, n, less, factor, n % 2 ? &bias : NULL, a);
+            scale_u8_scalar(sums, n, less, factor, n % 2 ? &bias : NULL, b);
+            require(memcmp(a, b, n * sizeof *a) == 0, "outputs differ from the scalar ones", kernel->name);
+            free(sums), free(a), free(b);
+        }
+        note(kernel->name);
+    }
+}
+
 static float any(void) { return draw(12) == 0 ? (float[]){NAN, INFINITY, -INFINITY, 0, -0.0f, 1e-40f, 88.5f, -200}[draw(8)] : number() * 2; }
 
 /* Gates of every size and of odd numbers: the same bits as the scalar ones, in buffers of just that size. */
@@ -468,6 +487,7 @@ int main(void) {
     require(eie_pool_create(3, &pool) == EIE_OK, "no threads", "pool");
     test_quantize();
     test_output();
+    test_scale();
     test_lines();
     test_cells();
     test_gemm(pool);
