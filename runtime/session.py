@@ -93,7 +93,7 @@ class Session:
                 )
         self._args_in, self._args_out = self._describe(model)
         self._outputs = tuple(a.name for a in self._args_out)
-        self._seen: Any = ()  # never a signature
+        self._seen: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
 
     def _open_plain(self, path: str | bytes, backend: str, threads: int, activations: Activations | None) -> None:
         if activations not in (None, "f32"):
@@ -157,17 +157,30 @@ class Session:
                 raise InputError(
                     f"the model has no output {name!r}", where="output_names", hint=nearest(name, self._outputs)
                 )
-        if isinstance(feeds, Mapping) and _signature(feeds) == self._seen:
-            values: Mapping[str, Any] = feeds  # names, types and shapes that were checked before
+        if self._checked_before(feeds):
+            values: Mapping[str, Any] = feeds
         else:
             values = self._checked(feeds)
-            if all(values[name] is feeds[name] for name in values):
-                self._seen = _signature(feeds)
+            plain = all(
+                type(v) is np.ndarray and v is feeds[n] and v.dtype.kind not in "OUST" for n, v in values.items()
+            )
+            self._seen = {n: (v.dtype, v.shape) for n, v in values.items()} if plain else {}
         if self._executor is not None:
             return self._executor.program.run(values, outputs=wanted)
         if self._recurrent:
             refuse_empty(values)
         return run_ort(self._session, wanted, values, self._where)
+
+    def _checked_before(self, feeds: Mapping[str, Any]) -> bool:
+        """Whether the last feeds that were checked had these names, types and shapes: all that the checks look at."""
+        seen = self._seen
+        if type(feeds) is not dict or len(feeds) != len(seen) or not seen:
+            return False
+        for name, value in feeds.items():
+            known = seen.get(name)
+            if known is None or type(value) is not np.ndarray or value.dtype is not known[0] or value.shape != known[1]:
+                return False
+        return True
 
     def _checked(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(feeds, Mapping):
@@ -187,16 +200,6 @@ class Session:
                 if isinstance(value, np.ndarray) and self._inputs[name].dtype is None:
                     checked[name] = value.astype(np.float32)
         return checked
-
-
-def _signature(feeds: Mapping[str, Any]) -> list[tuple[str, Any, Any]] | None:
-    """What the checks of fed arrays look at; None where something else is fed, or strings, whose contents count too."""
-    found = []
-    for name, value in feeds.items():
-        if type(value) is not np.ndarray or value.dtype.kind in "OUST":
-            return None
-        found.append((name, value.dtype, value.shape))
-    return found
 
 
 def _check_options(threads: int, activations: str | None) -> None:

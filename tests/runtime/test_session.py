@@ -271,6 +271,24 @@ def test_wrong_inputs(backend: str, feeds: Any, words: list[str]) -> None:
     assert all(w in str(error.value) for w in words), str(error.value)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_was_checked_once_is_still_refused_when_it_differs(backend: str) -> None:
+    session = Session(small().SerializeToString(), backend=backend)
+    good: dict[str, Any] = {"x": np.ones((2, 5), np.float32), "k": np.ones(3, np.int64)}
+    first = session.run(None, good)
+    wrong: list[Any] = [
+        {}, {"x": good["x"]}, {**good, "z": good["x"]}, {**good, "x": np.ones((2, 4), np.float32)},
+        {**good, "x": np.ones((2, 5))}, {**good, "k": good["x"]}, None,
+    ]  # fmt: skip
+    for feeds in wrong:
+        with pytest.raises(InputError):
+            session.run(None, feeds)
+        again = session.run(None, dict(good))
+        assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert session.run(["y"], {**good, "x": np.ones((7, 5), np.float32)})[0].shape == (7, 6)
+    assert session.run(None, {"x": good["x"].tolist(), "k": good["k"]})[0].shape == (2, 6)
+
+
 def test_unknown_output_names_the_nearest(path: Path) -> None:
     with pytest.raises(InputError, match="Did you mean 'y'"):
         Session(path, "reference").run(["y2"], FEEDS)
