@@ -85,34 +85,6 @@ static void values_u8(const eie_panel *p, size_t g, const uint8_t *x, int32_t *y
     finish(sum, y);
 }
 
-/* 32 bytes out of 64, which lie in four quarters, each in both lanes of its register */
-static inline bytes32 pick_wide(const bytes32 *quarter, bytes32 at) {
-    const bytes32 odd = _mm256_slli_epi16(at, 3), upper = _mm256_slli_epi16(at, 2); /* bits 4 and 5 of a byte to its sign */
-    const bytes32 below = _mm256_blendv_epi8(_mm256_shuffle_epi8(quarter[0], at), _mm256_shuffle_epi8(quarter[1], at), odd);
-    const bytes32 above = _mm256_blendv_epi8(_mm256_shuffle_epi8(quarter[2], at), _mm256_shuffle_epi8(quarter[3], at), odd);
-    return _mm256_blendv_epi8(below, above, upper);
-}
-
-/* For few entries: more work for each, less padding. */
-static void wide_u8(const eie_panel *p, size_t g, const uint8_t *x, int32_t *y) {
-    const bytes32 table = twice(p->table), size = _mm256_abs_epi8(table), turn = turn_of(table);
-    const uint8_t *index = p->index + p->first[g] * 64, *code = p->weight + p->first[g] * 32;
-    bytes32 sum[2] = {load(p->start + g * EIE_ROWS), load(p->start + g * EIE_ROWS + 8)}, quarter[4];
-    for (size_t s = p->first[g]; s < p->first[g + 1]; s += 2, index += 128, code += 64) {
-        const bytes32 both[2] = {load(code), load(code + 32)};
-        for (int h = 0; h < 2; h++) {
-            for (int i = 0; i < 4; i++) quarter[i] = twice(x + p->origin[s + h] + 16 * i);
-            for (int i = 0; i < 2; i++) {
-                const bytes32 nibble = h == 0 ? low_nibbles(both[i]) : high_nibbles(both[i]);
-                const bytes32 picked = pick_wide(quarter, load(index + 64 * h + 32 * i));
-                sum[i] = add_products(sum[i], _mm256_shuffle_epi8(size, nibble), picked, _mm256_shuffle_epi8(turn, nibble));
-            }
-        }
-    }
-    _mm256_storeu_si256((void *)y, sum[0]);
-    _mm256_storeu_si256((void *)(y + 8), sum[1]);
-}
-
 /* ---- i16 --------------------------------------------------------------------------------------------------------------- */
 
 enum { STEPS_I16 = 8 }; /* 16 products of a row fit int32 */
@@ -250,7 +222,6 @@ static void values_f32(const eie_panel *p, size_t g, const uint8_t *x, float *y)
 
 KERNEL(gemm_u8_plane16_16x32_avx2, uint8_t, int32_t, codes_u8, WIDE)
 KERNEL(gemm_u8_nibble16_16x16_avx2, uint8_t, int32_t, codes_u8, NARROW)
-KERNEL(gemm_u8_code16_16x64_avx2, uint8_t, int32_t, wide_u8, )
 KERNEL(gemm_u8_plane_16x32_avx2, uint8_t, int32_t, values_u8, )
 KERNEL(gemm_i16_plane16_16x32_avx2, int16_t, int64_t, codes_i16, WIDE)
 KERNEL(gemm_i16_nibble16_16x16_avx2, int16_t, int64_t, codes_i16, NARROW)

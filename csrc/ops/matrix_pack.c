@@ -311,7 +311,7 @@ static double step_cycles(const eie_kernel *k, eie_format format) {
     case EIE_WORD16: return k->window > 32 ? 6.2 : 4.7;
     case EIE_PLANE16: return format == EIE_F32 ? 16.8 : format == EIE_I16 ? 7.2 : 4.2;
     case EIE_NIBBLE16: return format == EIE_F32 ? 14.5 : format == EIE_I16 ? 6.0 : 3.8;
-    default: return strcmp(k->isa, "avx2") == 0 ? 11.5 : 3.7;
+    default: return 3.7;
     }
 }
 

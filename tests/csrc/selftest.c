@@ -120,10 +120,8 @@ static void test_gemm(const eie_parallel *pool) {
     enum { SIZES = sizeof sizes / sizeof sizes[0] };
     for (int i = 0; i < 400; i++) {
         sample w;
-        const bool large = i == 1; /* beyond the second-level cache, where few bytes pay */
-        const uint64_t dims[2] = {large ? 2048 : sizes[draw(SIZES)], i == 0 ? 70000 : large ? 9000 : sizes[draw(SIZES)]};
-        const uint64_t percent = large ? 4 : draw(4) == 0 ? 1 + draw(4) : draw(101); /* hardly any: wide windows pay */
-        make_weight(&w, 2, dims, large ? 16 : codebooks[draw(10)], percent);
+        const uint64_t dims[2] = {sizes[draw(SIZES)], i == 0 ? 70000 : sizes[draw(SIZES)]};
+        make_weight(&w, 2, dims, codebooks[draw(10)], draw(4) == 0 ? 1 + draw(4) : draw(101)); /* hardly any: wide windows pay */
         gemm_case c = {&w, NULL, NULL, draw(4)};
         float *x = numbers((size_t)(c.batch * dims[1])), *bias = draw(2) ? numbers((size_t)dims[0]) : NULL;
         if (c.batch > 0 && dims[1] > 0 && draw(10) == 0) x[draw(dims[1])] = draw(2) ? NAN : INFINITY;
