@@ -87,14 +87,19 @@ bool quantize_i16_avx2(const float *x, size_t n, int16_t *q, int32_t *exponent) 
     return true;
 }
 
-/* int32 to float as (float)(int64) rounds it: to nearest. */
+/* The difference fits int32 (kernels.h), and converting that rounds as converting int64 does. */
 void output_u8_avx2(const int32_t *sum, size_t n, const eie_output_u8 *how, float *to) {
-    for (size_t i = 0; i < n; i += 8) { /* sums come in groups of 16 */
+    for (size_t i = 0; i < n; i += 8) {
         float made[8];
-        const __m256i less = _mm256_mullo_epi32(_mm256_loadu_si256((const void *)(how->row_sum + i)), _mm256_set1_epi32(how->zero));
-        const __m256i left = _mm256_sub_epi32(_mm256_loadu_si256((const void *)(sum + i)), less);
-        _mm256_storeu_ps(made, _mm256_mul_ps(_mm256_cvtepi32_ps(left), _mm256_set1_ps(how->factor)));
-        for (size_t k = 0; k < 8; k++) {
+        const size_t now = n - i < 8 ? n - i : 8;
+        if (now == 8) {
+            const __m256i less = _mm256_mullo_epi32(_mm256_loadu_si256((const void *)(how->row_sum + i)), _mm256_set1_epi32(how->zero));
+            const __m256i left = _mm256_sub_epi32(_mm256_loadu_si256((const void *)(sum + i)), less);
+            _mm256_storeu_ps(made, _mm256_mul_ps(_mm256_cvtepi32_ps(left), _mm256_set1_ps(how->factor)));
+        } else {
+            for (size_t k = 0; k < now; k++) made[k] = eie_scale_u8(sum[i + k] - how->zero * how->row_sum[i + k], how->factor);
+        }
+        for (size_t k = 0; k < now; k++) {
             const uint32_t row = how->order[i + k];
             if (row == EIE_NO_ROW) continue;
             to[row] = how->bias != NULL ? made[k] + how->bias[row] : made[k];
