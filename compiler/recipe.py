@@ -2,7 +2,7 @@
 
 A recipe names the passes, their options, and rules. A rule selects layers by name (a shell pattern) or by operator type,
 and overrides options of single passes there, or leaves the layers alone; of several rules that match, the last wins, option
-by option. With a ``[budget]`` the density and the bits that no rule gives are searched for, layer by layer
+by option. A ``[train]`` table says how training passes train (compiler/training/settings.py). With a ``[budget]`` the density and the bits that no rule gives are searched for, layer by layer
 (compiler/analysis/budget.py), and ``--save-recipe`` writes what was found as rules.
 """
 
@@ -20,7 +20,8 @@ from typing import Any, Protocol
 from eie.runtime.backends.base import ACTIVATIONS, Activations
 
 from .errors import UserError, nearest
-from .passes.base import Pass, find_pass, make_pass, parse_pipeline
+from .passes.base import Pass, TrainingPass, find_pass, make_pass, parse_pipeline
+from .training.settings import Settings
 
 DEFAULT = "post-training"
 
@@ -98,6 +99,12 @@ class Recipe:
     activations: Activations = "f32"
     budget: Budget | None = None
     rules: tuple[Rule, ...] = ()
+    train: Settings | None = None
+
+    @property
+    def learns(self) -> list[str]:
+        """Names of the passes that learn from data."""
+        return [p.name for p in self.passes if isinstance(p, TrainingPass)]
 
     @classmethod
     def load(cls, source: str | Path) -> Recipe:
@@ -130,7 +137,7 @@ class Recipe:
             raise UserError(f"not valid TOML: {error}", where=where) from error
         except RecursionError as error:
             raise UserError("not valid TOML: it is nested too deeply", where=where) from error
-        known = ["description", "passes", "activations", "budget", "rule"]
+        known = ["description", "passes", "activations", "budget", "train", "rule"]
         names = data.get("passes", ["canonicalize", "sparsify", "cluster", "encode"])
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise UserError(
@@ -147,6 +154,7 @@ class Recipe:
             table = _table(data, "budget", where)
             _only(table, [f.name for f in fields(Budget)], f"{where}, [budget]")
             budget = Budget(**{k: _number(v, k, where) for k, v in table.items()})
+        train = Settings.parse(_table(data, "train", where), where) if "train" in data else None
         rules = data.get("rule", [])
         if not isinstance(rules, list) or not all(isinstance(r, dict) for r in rules):
             raise UserError("rules are written as [[rule]] tables", where=where)
@@ -157,6 +165,7 @@ class Recipe:
             activations,
             budget,
             tuple(_rule(r, f"{where}, rule {i}") for i, r in enumerate(rules, 1)),
+            train,
         )
 
     def options(self, layer: Named, step: Pass) -> Pass | None:
@@ -207,6 +216,8 @@ class Recipe:
         ]
         if self.budget is not None:
             lines += ["", "[budget]", *(f"{f.name} = {_toml(getattr(self.budget, f.name))}" for f in fields(Budget))]
+        if self.train is not None:
+            lines += ["", "[train]", *(f"{k} = {_toml(v)}" for k, v in self.train.table(every=every).items())]
         for step in self.passes:
             options = {f.name: getattr(step, f.name) for f in fields(step)} if every else _given(step)
             if options:

@@ -11,11 +11,14 @@ import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..analysis.layers import Layer
 from ..errors import UserError, nearest
 from ..ir.graph import Model
+
+if TYPE_CHECKING:
+    from ..training.trainer import Training
 
 Select = Callable[[Layer], bool]
 
@@ -24,6 +27,10 @@ REGISTRY = {  # name -> module of this package and class in it; imported when fi
     "sparsify": ("sparsify", "Sparsify"),
     "cluster": ("cluster", "Cluster"),
     "ternarize": ("ternarize", "Ternarize"),
+    "prune": ("prune", "Prune"),
+    "retrain": ("retrain", "Retrain"),
+    "dsd": ("dsd", "Dsd"),
+    "ttq": ("ttq", "Ttq"),
     "encode": ("encode", "Encode"),
 }
 
@@ -88,6 +95,21 @@ class Pass:
             if f.name in self.given or getattr(self, f.name) != f.default
         )
         return f"{self.name}{{{given}}}" if given else self.name
+
+
+@dataclass(frozen=True)
+class TrainingPass(Pass):
+    """A pass that learns from data (docs/decisions/0010). Without data, ``run`` does what can be done without."""
+
+    def train(self, model: Model, chosen: Mapping[str, Self], training: Training) -> PassResult:
+        """Change ``model`` in place, all layers together.
+
+        Args:
+            chosen: layer name -> this pass with the options that hold there; other layers' weights stay as they are. Options
+                of the training itself, such as epochs, are those of ``self``.
+            training: data and settings, and ``fit``.
+        """
+        raise TypeError(f"{type(self).__name__} has no train")
 
 
 def option(

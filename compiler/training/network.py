@@ -217,10 +217,10 @@ def of_layers(parametrizations: Mapping[Layer, Parametrization]) -> list[Trained
     return [Trained(layer.constant, p, layer.transposed, layer) for layer, p in parametrizations.items()]
 
 
-def without_gradient(model: Model, outputs: Sequence[str], constants: Iterable[Constant]) -> dict[str, str]:
+def without_gradient(graph: Graph, outputs: Sequence[str], constants: Iterable[Constant]) -> dict[str, str]:
     """Constants that no gradient of ``outputs`` reaches: name -> why, the operator named."""
-    reached, seen, ends = _walk(model.graph, outputs, through=False)
-    everything, _, _ = _walk(model.graph, outputs, through=True)
+    reached, seen, ends = _walk(graph, outputs, through=False)
+    everything, _, _ = _walk(graph, outputs, through=True)
     found = {}
     for constant in constants:
         if id(constant) in reached:
@@ -277,3 +277,8 @@ def _check_known(model: Model) -> None:
 
 def _half(value: Tensor) -> bool:
     return value.dtype in (torch.float16, torch.bfloat16)
+
+
+def assemble(model: Model, parametrizations: Mapping[Layer, Parametrization]) -> Network:
+    """A network to train: layers by their parametrizations, and biases and the like as they are."""
+    return Network(model, [*of_layers(parametrizations), *plain(beside(model))])
