@@ -32,7 +32,7 @@ from .passes.base import LedgerEntry, Pass, TrainingPass, check_order
 from .passes.canonicalize import Canonicalize
 from .passes.encode import Encode
 from .recipe import DEFAULT, Budget, Recipe, Rule
-from .report.result import Learnt, LayerRow, Result, Step
+from .report.result import LayerRow, Learnt, Result, Step
 from .training import require_torch
 from .training.settings import Settings
 

@@ -140,4 +140,6 @@ def _check_paths(model: Path, target: Path | None, recipe: Path | None, trained:
         check_writable(trained)
         others = [p.resolve() for p in (model, target, recipe) if p is not None]
         if trained.resolve() in others:
-            raise UserError("the trained model would overwrite another file", where=str(trained), hint="Give another path.")
+            raise UserError(
+                "the trained model would overwrite another file", where=str(trained), hint="Give another path."
+            )

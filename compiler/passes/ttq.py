@@ -33,7 +33,9 @@ class Ttq(TrainingPass):
 
     t: float = option(0.05, "threshold as a share of the layer's largest magnitude", low=0.0, high=1.0)
     ends: str = option(
-        "keep", "the first and the last layer: keep them in full precision, or ternarize them too", choices=("keep", "too")
+        "keep",
+        "the first and the last layer: keep them in full precision, or ternarize them too",
+        choices=("keep", "too"),
     )
     epochs: int = option(0, "over the training data; 0: as many as [train] says", low=0)
     rate: float = option(1.0, "times the learning rate", low=0.0)

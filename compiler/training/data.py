@@ -170,7 +170,9 @@ def _source(given: Any, inputs: Sequence[Input], where: str, extra: bool) -> tup
         raise UserError("the data holds no samples", where=where)
     first = given[0]
     if not isinstance(first, Mapping):
-        raise UserError(f"a sample is a {type(first).__name__}", where=where, hint="Each is a dictionary of arrays by name.")
+        raise UserError(
+            f"a sample is a {type(first).__name__}", where=where, hint="Each is a dictionary of arrays by name."
+        )
     stack = {name: np.asarray(value)[None] for name, value in first.items()}
     _, stacked = _arrays(stack, inputs, where, extra)
     return Items(given, np.arange(len(given))), stacked
@@ -203,7 +205,9 @@ def _arrays(arrays: Batch, inputs: Sequence[Input], where: str, extra: bool) -> 
     samples |= {n: arrays[n] for n in (*strange, *([LABEL] if LABEL in arrays else []))}
     counts = {name: len(array) if array.ndim else 0 for name, array in samples.items()}
     if len(set(counts.values())) > 1:
-        raise UserError("arrays hold different numbers of samples: " + ", ".join(f"{k} {v}" for k, v in counts.items()), where=where)
+        raise UserError(
+            "arrays hold different numbers of samples: " + ", ".join(f"{k} {v}" for k, v in counts.items()), where=where
+        )
     if not counts:
         raise UserError("no array holds one sample after another", where=where)
     return Arrays(samples, alike, np.arange(next(iter(counts.values())))), stacked

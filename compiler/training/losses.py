@@ -74,7 +74,10 @@ class Objective:
             return found
         if self.kind == "teacher":
             assert teacher is not None
-            return sum((_relative(y, t) for y, t in zip(outputs, teacher, strict=True)), torch.zeros((), device=outputs[0].device))
+            return sum(
+                (_relative(y, t) for y, t in zip(outputs, teacher, strict=True)),
+                torch.zeros((), device=outputs[0].device),
+            )
         if self.kind == "mse":
             own = F.mse_loss(outputs[0].reshape(batch[LABEL].shape), batch[LABEL])
         else:

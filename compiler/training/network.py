@@ -17,7 +17,9 @@ from .operators import OPERATORS, Call, Scope
 from .operators.shapes import tensor_of
 from .parametrization import Parametrization, Plain, store
 
-_BESIDE: dict[str, tuple[int, ...]] = {  # operator -> inputs that are trained beside the weights: biases, scales, peepholes
+_BESIDE: dict[
+    str, tuple[int, ...]
+] = {  # operator -> inputs that are trained beside the weights: biases, scales, peepholes
     "Gemm": (2,),
     "Conv": (2,),
     "ConvTranspose": (2,),
@@ -100,9 +102,7 @@ class Network(nn.Module):
         finally:
             self._made = {}
 
-    def each(
-        self, feeds: Mapping[str, Tensor], outputs: Sequence[str], alike: Iterable[str] = ()
-    ) -> list[Tensor]:
+    def each(self, feeds: Mapping[str, Tensor], outputs: Sequence[str], alike: Iterable[str] = ()) -> list[Tensor]:
         """The outputs for a stack of inputs, [stack, ...] each: the model runs as if once for every entry, for models whose
         batch is fixed. Inputs named in ``alike`` go into every run as they are."""
         same = set(alike)
@@ -195,7 +195,12 @@ def beside(model: Model) -> list[Constant]:
             slots += [0, 1]
         for slot in [*slots, *small]:
             constant = graph.constant(node.inputs[slot]) if slot < len(node.inputs) and node.inputs[slot] else None
-            if constant is None or id(constant) in weights or constant.data_type not in _FLOATS or constant.name in outputs:
+            if (
+                constant is None
+                or id(constant) in weights
+                or constant.data_type not in _FLOATS
+                or constant.name in outputs
+            ):
                 continue
             if slot in small and slot not in slots and constant.elements >= FEWEST:
                 continue  # a designed one, which find_layers left alone
@@ -219,8 +224,8 @@ def of_layers(parametrizations: Mapping[Layer, Parametrization]) -> list[Trained
 
 def without_gradient(graph: Graph, outputs: Sequence[str], constants: Iterable[Constant]) -> dict[str, str]:
     """Constants that no gradient of ``outputs`` reaches: name -> why, the operator named."""
-    reached, seen, ends = _walk(graph, outputs, through=False)
-    everything, _, _ = _walk(graph, outputs, through=True)
+    reached, ends = _walk(graph, outputs, through=False)
+    everything, _ = _walk(graph, outputs, through=True)
     found = {}
     for constant in constants:
         if id(constant) in reached:
@@ -234,10 +239,8 @@ def without_gradient(graph: Graph, outputs: Sequence[str], constants: Iterable[C
     return found
 
 
-def _walk(
-    graph: Graph, tensors: Iterable[str], *, through: bool
-) -> tuple[set[int], set[tuple[int, str]], list[tuple[Graph, Node]]]:
-    """Constants upstream of tensors, by identity; tensors seen; operators without gradient met, which end the walk unless
+def _walk(graph: Graph, tensors: Iterable[str], *, through: bool) -> tuple[set[int], list[tuple[Graph, Node]]]:
+    """Constants upstream of tensors, by identity; operators without gradient met, which end the walk unless
     ``through``."""
     constants: set[int] = set()
     seen: set[tuple[int, str]] = set()
@@ -261,7 +264,7 @@ def _walk(
             continue
         front += [(where, t) for t in node.inputs if t]
         front += [(b, o.name) for bodies in node.bodies.values() for b in bodies for o in b.outputs]
-    return constants, seen, ends
+    return constants, ends
 
 
 def _check_known(model: Model) -> None:

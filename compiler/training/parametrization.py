@@ -156,7 +156,7 @@ class Ternary(Parametrization):
         return float(up.mean()) if up.size else 0.0, float(-down.mean()) if down.size else 0.0
 
     def forward(self) -> Tensor:
-        found: Tensor = _Ternarized.apply(self.value, self.p, self.n, self.t)  # type: ignore[no-untyped-call]
+        found: Tensor = _Ternarized.apply(self.value, self.p, self.n, self.t)
         return found
 
     def project(self) -> None:

@@ -67,7 +67,11 @@ class Epoch:
 
     def __str__(self) -> str:
         text = f"epoch {self.epoch}: loss {self.loss:.4g}" + _percent(self.right)
-        return text if math.isnan(self.held_loss) else f"{text}; validation {self.held_loss:.4g}{_percent(self.held_right)}"
+        return (
+            text
+            if math.isnan(self.held_loss)
+            else f"{text}; validation {self.held_loss:.4g}{_percent(self.held_right)}"
+        )
 
 
 def _percent(share: float | None) -> str:
@@ -180,7 +184,9 @@ class Training:
         lost = without_gradient_of(network, self.objective.tensors)
         if constants and len(lost) == len(constants):
             name, why = next(iter(lost.items()))
-            raise UserError(f"nothing can be trained: {why}", where=name, hint="Train the model before it is quantized.")
+            raise UserError(
+                f"nothing can be trained: {why}", where=name, hint="Train the model before it is quantized."
+            )
 
     def answers(self, rows: np.ndarray[Any, Any], given: Mapping[str, Tensor]) -> list[Tensor] | None:
         """What the teacher says to training samples; computed once where that fits in memory."""
@@ -200,7 +206,9 @@ class Training:
         for begin in range(0, len(source), 256):
             given = as_tensors(source.take(np.arange(begin, min(begin + 256, len(source)))), self.teacher.where)
             parts.append(self.outputs(self.teacher, given))
-            if begin == 0 and sum(p.numel() for p in parts[0]) * (len(source) / len(given)) > _KEPT_ANSWERS * len(parts[0]):
+            if begin == 0 and sum(p.numel() for p in parts[0]) * (len(source) / len(given)) > _KEPT_ANSWERS * len(
+                parts[0]
+            ):
                 return []
             if any(len(p) != min(256, len(source) - begin) for p in parts[-1]):
                 return []  # outputs that do not count samples along the first axis
@@ -311,7 +319,7 @@ class _Phase:
         outputs = self.training.outputs(self.network, given)
         loss = self.training.objective.loss(outputs, given, self.training.answers(rows, given))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if self.settings.clip:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
         self.optimizer.step()
@@ -331,7 +339,9 @@ class _Phase:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "epochs": [asdict(e) for e in self.found],
-            "best": None if self.best is None else {"score": list(self.best[0]), "network": self.best[1], "epoch": self.best[2]},
+            "best": None
+            if self.best is None
+            else {"score": list(self.best[0]), "network": self.best[1], "epoch": self.best[2]},
         }
 
     def _resume(self, state: State | None) -> None:
@@ -359,7 +369,8 @@ def schedule(settings: Settings, done: float) -> float:
 
 
 def _optimizer(network: Network, settings: Settings) -> torch.optim.Optimizer:
-    decayed, free = [], []
+    decayed: list[Tensor] = []
+    free: list[Tensor] = []
     for trained in network.trained:
         for parameter in trained.parametrization.parameters():
             codebook = isinstance(trained.parametrization, Shared)
@@ -372,4 +383,3 @@ def _optimizer(network: Network, settings: Settings) -> torch.optim.Optimizer:
         return torch.optim.RMSprop(groups, lr=settings.lr, momentum=settings.momentum)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
     return kind(groups, lr=settings.lr)
-

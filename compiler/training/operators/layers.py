@@ -94,7 +94,9 @@ def conv_transpose(call: Call, x: Tensor, w: Tensor, bias: Tensor | None = None)
         sizes = list(call.get("output_shape") or same)[-n:]
         totals = [max(0, r - s) for r, s in zip(whole, sizes, strict=True)]
         before = [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in totals]
-    y = _TRANSPOSED[n - 1](x, w, bias, strides, 0, extra if _fits(extra, strides, dilations) else 0, int(call.get("group", 1)), dilations)
+    y = _TRANSPOSED[n - 1](
+        x, w, bias, strides, 0, extra if _fits(extra, strides, dilations) else 0, int(call.get("group", 1)), dilations
+    )
     lacking = [max(0, b + s - m) for b, s, m in zip(before, sizes, y.shape[2:], strict=True)]
     if any(lacking):
         if bias is None:

@@ -60,7 +60,9 @@ def _shifted(x: Tensor, zero: Tensor | None, axis: int) -> Tensor:
 
 
 @operator("MatMulInteger", gradient=False)
-def matmul_integer(call: Call, a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: Tensor | None = None) -> Tensor:
+def matmul_integer(
+    call: Call, a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: Tensor | None = None
+) -> Tensor:
     return (_shifted(a, a_zero, -2) @ _shifted(b, b_zero, -1)).to(torch.int32)
 
 
@@ -79,7 +81,9 @@ def _requantized(sums: Tensor, factor: Tensor, scale: Tensor, zero: Tensor) -> T
 
 
 @operator("ConvInteger", gradient=False)
-def conv_integer(call: Call, x: Tensor, w: Tensor, x_zero: Tensor | None = None, w_zero: Tensor | None = None) -> Tensor:
+def conv_integer(
+    call: Call, x: Tensor, w: Tensor, x_zero: Tensor | None = None, w_zero: Tensor | None = None
+) -> Tensor:
     found: Tensor = conv(call, _shifted(x, x_zero, 1), _shifted(w, w_zero, 0))
     return found.to(torch.int32)
 

@@ -119,10 +119,12 @@ def _fused(layer: _Layer) -> tuple[Tensor, Tensor, Tensor | None]:
         h = layer.h[d : d + 1].contiguous()
         if layer.op == "LSTM":
             assert layer.c is not None
-            y, last, c = torch.lstm(x, [h, layer.c[d : d + 1].contiguous()], parameters, True, 1, 0.0, False, False, False)  # type: ignore[attr-defined]
+            y, last, c = torch.lstm(
+                x, [h, layer.c[d : d + 1].contiguous()], parameters, True, 1, 0.0, False, False, False
+            )
             cs.append(c[0])
         else:
-            run: Any = torch.gru if layer.op == "GRU" else torch.rnn_tanh  # type: ignore[attr-defined]
+            run: Any = torch.gru if layer.op == "GRU" else torch.rnn_tanh
             y, last = run(x, h, parameters, True, 1, 0.0, False, False, False)
         outputs.append(y.flip(0) if reverse else y)
         hs.append(last[0])

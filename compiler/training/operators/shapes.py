@@ -29,7 +29,12 @@ def tensor_of(array: Any, widen: bool, device: torch.device | None = None) -> Te
 
 @operator("Constant", gradient=False)
 def constant(call: Call) -> Tensor:
-    for name, kind in (("value_float", np.float32), ("value_int", np.int64), ("value_floats", np.float32), ("value_ints", np.int64)):
+    for name, kind in (
+        ("value_float", np.float32),
+        ("value_int", np.int64),
+        ("value_floats", np.float32),
+        ("value_ints", np.int64),
+    ):
         if name in call.node.attributes:
             return tensor_of(np.asarray(call.get(name), kind), False, call.device)
     if "value" not in call.node.attributes:
@@ -167,7 +172,9 @@ def scatter_nd(call: Call, x: Tensor, indices: Tensor, updates: Tensor) -> Tenso
 
 
 @operator("Pad")
-def pad(call: Call, x: Tensor, given: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
+def pad(
+    call: Call, x: Tensor, given: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
+) -> Tensor:
     amounts = call.ints("pads", given) or call.ints("paddings") or []
     which = [axis_of(a, x.ndim) for a in whole(axes)] if axes is not None else list(range(x.ndim))
     before, after = [0] * x.ndim, [0] * x.ndim
@@ -200,7 +207,9 @@ def tile(call: Call, x: Tensor, repeats: Tensor, *rest: Tensor) -> Tensor:
 def constant_of_shape(call: Call, given: Tensor) -> Tensor:
     value = call.get("value")
     fill = tensor_of(numpy_helper.to_array(value), call.scope.host.widen) if value is not None else torch.zeros(1)
-    return fill.reshape(-1)[0].to(given.device).repeat(whole(given)) if whole(given) else fill.reshape(()).to(given.device)
+    return (
+        fill.reshape(-1)[0].to(given.device).repeat(whole(given)) if whole(given) else fill.reshape(()).to(given.device)
+    )
 
 
 @operator("Range", gradient=False)
@@ -271,7 +280,7 @@ def resize(call: Call, x: Tensor, *given: Tensor | None) -> Tensor:
     inputs: list[Value] = [*given, None, None, None]
     old = call.node.op == "Upsample" or call.opset < 11
     scales = inputs[0] if old else inputs[1]
-    factors = call.get("scales") if "scales" in call.node.attributes else None
+    factors: list[float] = list(call.get("scales") or [])
     if scales is not None and scales.numel():
         factors = [float(v) for v in scales.tolist()]
     axes = [axis_of(a, x.ndim) for a in (call.get("axes") or range(x.ndim))]
@@ -301,7 +310,9 @@ def _resized(call: Call, x: Tensor, axis: int, out: int, scale: float, mode: str
     if places is None or how not in ("nearest", "linear"):
         raise call.refuse(f"mode {how} with {mode}")
     if how == "nearest":
-        rounding = call.get("nearest_mode", "floor" if call.node.op == "Upsample" or call.opset < 11 else "round_prefer_floor")
+        rounding = call.get(
+            "nearest_mode", "floor" if call.node.op == "Upsample" or call.opset < 11 else "round_prefer_floor"
+        )
         rounded = {
             "round_prefer_floor": np.ceil(places - 0.5),
             "round_prefer_ceil": np.floor(places + 0.5),
