@@ -132,11 +132,14 @@ def optimize(
     missed = run.search(working, layers, judge, probes)
     if train is not None:
         run.prepare(working, train, checkpoint)
+    errors: dict[str, float] | None = None
     for step in run.recipe.passes:
         if not isinstance(step, Canonicalize):
+            if step.reshapes and errors is None:  # probes know the shapes that the model came with
+                errors = _errors(layers, probes)
             run.transform(step, working, layers, judge)
     trained = to_proto(working) if run.training is not None else None
-    errors = {layer.name: probes[layer.name].error(layer) for layer in layers if layer.constant.weight is not None}
+    errors = _errors(layers, probes) if errors is None else errors
     in_floats = judge.measure(working) if run.recipe.activations != "f32" else None
     lowered = run.lower(working, layers, encoding)
     compressed = {s.layer for s in lowered.stored}
@@ -185,6 +188,11 @@ def _learning(plan: Recipe, train: Any, loss: str | None, checkpoint: str | Path
     require_torch("--train")
     settings = plan.train or Settings()
     return replace(plan, train=settings if loss is None else replace(settings, loss=loss))
+
+
+def _errors(layers: Sequence[Layer], probes: Mapping[str, Probe]) -> dict[str, float]:
+    """Relative error of each layer's output, its own input given."""
+    return {layer.name: probes[layer.name].error(layer) for layer in layers}
 
 
 class _Run:

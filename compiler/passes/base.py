@@ -31,6 +31,7 @@ REGISTRY = {  # name -> module of this package and class in it; imported when fi
     "retrain": ("retrain", "Retrain"),
     "dsd": ("dsd", "Dsd"),
     "ttq": ("ttq", "Ttq"),
+    "fold-units": ("fold_units", "FoldUnits"),
     "encode": ("encode", "Encode"),
 }
 
@@ -74,6 +75,7 @@ class Pass:
     Class attributes:
         name: in kebab case.
         requires, ensures: facts that must hold before, and hold after: ``canonical``, ``shared``.
+        reshapes: it may give weights other shapes.
 
     Attributes:
         given: names of the options somebody wrote down, be it with the default's value: no search may choose those.
@@ -82,6 +84,7 @@ class Pass:
     name: ClassVar[str] = ""
     requires: ClassVar[frozenset[str]] = frozenset()
     ensures: ClassVar[frozenset[str]] = frozenset()
+    reshapes: ClassVar[bool] = False
     given = frozenset[str]()
 
     def run(self, model: Model, select: Select = every) -> PassResult:

@@ -87,6 +87,45 @@ class Plain(Parametrization):
         return value if self.mask is None else np.where(self.mask.cpu().numpy(), value, np.float32(0))
 
 
+class Weighed(Plain):
+    """Plain weights that know what each is worth to the loss: saliency w^2 E[g^2] / 2.
+
+    Optimal brain damage (LeCun, Denker, Solla 1989): taking a weight away raises the loss by w^2 h / 2, h the curvature, here the
+    empirical Fisher information: the mean square of the weight's gradients, followed along the training. With ``through``
+    a weight that is pruned goes on moving and being weighed as if it were there.
+
+    Buffers: ``power`` the running sum of squared gradients, ``seen`` how many went in, ``stage`` of the schedule that the mask
+    belongs to, so that training resumes where it was.
+    """
+
+    power: Tensor
+    seen: Tensor
+    stage: Tensor
+
+    MEMORY = 0.995  # the mean is over some 200 steps
+
+    def __init__(self, value: Array, *, through: bool = True) -> None:
+        super().__init__(value, np.ones(value.shape, np.bool_), through=through)
+        self.register_buffer("power", torch.zeros_like(self.value))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("stage", torch.full((), -1, dtype=torch.int64))
+
+    def observe(self) -> None:
+        """Take the last step's gradient in."""
+        if self.value.grad is not None:
+            self.power.mul_(self.MEMORY).addcmul_(self.value.grad, self.value.grad, value=1 - self.MEMORY)
+            self.seen.add_(1)
+
+    def saliency(self, kind: str = "fisher") -> Array:
+        """What each weight is worth, float32, the weight's shape, pruned ones too: ``fisher``, or ``magnitude`` |w|."""
+        if kind == "magnitude" or not int(self.seen):
+            return np.abs(self.array())
+        mean = self.power / (1 - self.MEMORY ** int(self.seen))
+        mean = mean + 1e-3 * mean.mean()  # no weight is worth nothing for want of a gradient in these few steps
+        found: Array = (self.value.detach().square() * mean).cpu().numpy()
+        return found
+
+
 class Shared(Parametrization):
     """Codes that stay and a codebook that is trained: the gradient of a centroid is the sum of its members'."""
 

@@ -34,6 +34,8 @@ class Settings:
     patience: epochs without a better validation score after which a pass ends; 0: never.
     validation: share of the training data held back to choose the epoch that is kept, 0 to 0.9.
     keep: best (by validation) or last, the epoch a pass ends with.
+    shift: samples with at least two axes of their own (images) are moved along the last two by up to so many places each way,
+        drawn anew each time; 0: as they are.
     clip: largest norm of all gradients together; 0: any.
     threads: of torch; 0: its own choice.
     """
@@ -54,6 +56,7 @@ class Settings:
     patience: int = 0
     validation: float = 0.1
     keep: str = "best"
+    shift: int = 0
     clip: float = 0.0
     threads: int = 0
 
@@ -107,6 +110,7 @@ _RANGES = {
     "smoothing": (0.0, 0.999),
     "patience": (0, 100_000),
     "validation": (0.0, 0.9),
+    "shift": (0, 1024),
     "clip": (0.0, 1e9),
     "threads": (0, 4096),
 }

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data import LABEL
 from ..errors import UserError
 from ..ir.graph import Model
+from .augment import shifted
 from .checkpoint import Checkpoints, fingerprint
 from .data import Arrays, Source, TrainingData
 from .losses import Objective, as_tensors
@@ -193,7 +195,7 @@ class Training:
         if not self.objective.teaching:
             return None
         with torch.no_grad():
-            if not isinstance(self.data.train, Arrays):
+            if self.settings.shift or not isinstance(self.data.train, Arrays):
                 return self.outputs(self.teacher, given)
             if self._answers is None:
                 self._answers = self._all_answers()
@@ -316,6 +318,7 @@ class _Phase:
 
     def _step(self, rows: np.ndarray[Any, Any]) -> tuple[Tensor, Any]:
         given = as_tensors(self.samples.take(rows), self.network.where)
+        given = shifted(given, self.settings.shift, {LABEL, *self.training.data.alike})
         outputs = self.training.outputs(self.network, given)
         loss = self.training.objective.loss(outputs, given, self.training.answers(rows, given))
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,116 @@
+"""Shared values whose codes have a price: entropy-constrained scalar quantization.
+
+K-means spends as much on a rare value as on a frequent one; an entropy coder does not. Here a weight goes to the value of least
+
+    (w - c)^2 / sum w^2 + price * bits(c),    bits(c) = -log2 of the share of weights that have c,
+
+which Lloyd's iterations (Chou, Lookabaugh, Gray 1989) minimise in turns over values, shares and members; values that nobody wants
+at their price go. Distortion counts relative to each layer's energy: as noise against the signal of its output, which is what layers
+have in common, so one price serves all layers, and a small layer keeps finer values than a large one. The price is found by
+encoding: the lowest at which all payloads together fit the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eie.runtime.format import encode
+from eie.runtime.weight import Pattern, Weight
+
+from .cluster import fit_codebook
+
+Array = npt.NDArray[Any]
+
+_BINS = 4096  # groups of neighbouring values that the iterations move as one
+_ROUNDS = 40
+_SEARCH = 14  # halvings of the price, on a scale of powers of ten
+_PRICES = (-9.0, 0.0)  # powers of ten; at 1 a bit costs as much as losing the whole layer
+
+
+def share_within(
+    arrays: Mapping[str, Array], size: int, wanted: float, patterns: Mapping[str, Pattern] | None = None
+) -> tuple[dict[str, Weight], int]:
+    """Shared forms of several weights whose payloads take at most ``wanted`` bytes together.
+
+    Args:
+        arrays: float32, any shapes, by name; zeros stay zero.
+        size: of a codebook at most, the zero counted, 2 to 256.
+        wanted: bytes.
+        patterns: of the weights; unstructured when left out.
+
+    Returns:
+        The weights, and the bytes they take: more than ``wanted`` only where one value a layer still takes more.
+    """
+    layers = {name: _Layer(array, size, (patterns or {}).get(name, "unstructured")) for name, array in arrays.items()}
+
+    def attempt(price: float) -> tuple[dict[str, Weight], int]:
+        found = {name: layer.at(price) for name, layer in layers.items()}
+        return found, sum(len(encode(w)) for w in found.values())
+
+    best = attempt(0.0)
+    if best[1] <= wanted:
+        return best
+    low, high = _PRICES
+    best = attempt(10.0**high)
+    for _ in range(_SEARCH):
+        middle = (low + high) / 2
+        found = attempt(10.0**middle)
+        if found[1] <= wanted:
+            best, high = found, middle
+        else:
+            low = middle
+    return best
+
+
+class _Layer:
+    """One weight, sorted once."""
+
+    def __init__(self, array: Array, size: int, pattern: Pattern) -> None:
+        self.array, self.pattern, self.size = array, pattern, size
+        self.values = array[array != 0].astype(np.float64)
+        ordered = np.sort(self.values)
+        groups = np.array_split(ordered, min(_BINS, ordered.size)) if ordered.size else []
+        self.means = np.array([g.mean() for g in groups])
+        self.counts = np.array([g.size for g in groups], np.float64)
+        self.energy = float(np.square(ordered).sum())
+        bits = (size - 1).bit_length()
+        self.start = fit_codebook(self.values.astype(np.float32), bits)[: size - 1] if ordered.size else np.zeros(0)
+
+    def at(self, price: float) -> Weight:
+        """The shared form at a price of a bit."""
+        if not self.values.size:
+            return Weight(np.zeros(self.array.shape, np.uint8), np.zeros(1, np.float32), self.pattern)
+        values, bits = self.start.astype(np.float64), np.full(self.start.size, np.log2(max(2, self.start.size)))
+        toll = price * self.energy
+        for _ in range(_ROUNDS if price else 0):
+            owner = _cheapest(self.means, values, toll * bits)
+            weight = np.bincount(owner, self.counts, values.size)
+            kept = weight > 0
+            moved = np.bincount(owner, self.counts * self.means, values.size)[kept] / weight[kept]
+            still = kept.all() and np.allclose(moved, values, rtol=1e-7, atol=0)
+            values, bits = moved, -np.log2(weight[kept] / self.counts.sum())
+            if still:
+                break
+        return self._weight(values, toll * bits)
+
+    def _weight(self, values: Array, tolls: Array) -> Weight:
+        owner = _cheapest(self.values, values, tolls)
+        used = np.unique(owner)
+        codebook = values[used].astype(np.float32)
+        codebook[codebook == 0] = np.finfo(np.float32).tiny  # zero itself is code 0's
+        codes = np.zeros(self.array.shape, np.uint8)
+        codes[self.array != 0] = np.searchsorted(used, owner) + 1
+        return Weight(codes, np.concatenate([np.zeros(1, np.float32), codebook]), self.pattern)
+
+
+def _cheapest(points: Array, values: Array, tolls: Array) -> Array:
+    """Index of the value of least (point - value)^2 + toll for each point, a block of points at a time."""
+    found = np.empty(points.size, np.int64)
+    for begin in range(0, points.size, 1 << 16):
+        block = points[begin : begin + (1 << 16), None]
+        found[begin : begin + (1 << 16)] = (np.square(block - values) + tolls).argmin(1)
+    return found
