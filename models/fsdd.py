@@ -1,6 +1,6 @@
 """Spoken digits (the Free Spoken Digit Dataset, https://github.com/Jakobovski/free-spoken-digit-dataset) as spectral features.
 
-The archive holds ``recordings/DIGIT_SPEAKER_TAKE.wav``, 8 kHz mono. A recording becomes 64 frames, 16 ms apart, of 40 logarithms of mel
+The archive holds ``recordings/DIGIT_SPEAKER_TAKE.wav``, 8 kHz mono. A recording becomes 32 frames, 32 ms apart, of 40 logarithms of mel
 bands; shorter ones are padded with silence, longer ones squeezed by taking fewer frames. Each is brought to mean 0 and deviation 1.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 RATE = 8000  # samples a second
-WINDOW, HOP, BANDS, FRAMES = 256, 128, 40, 64
+WINDOW, HOP, BANDS, FRAMES = 400, 256, 40, 32
 TESTED_TAKES, HELD_TAKES = range(10), range(10, 15)  # of 50
 
 Floats = npt.NDArray[np.float32]
@@ -92,7 +92,7 @@ def varied(data: Arrays, copies: int, seed: int) -> Arrays:
     x = np.asarray(data["x"], np.float32)
     found = [x]
     for _ in range(copies):
-        time = np.arange(FRAMES)[None] / rng.uniform(0.8, 1.25, (len(x), 1)) - rng.integers(0, 8, (len(x), 1))
+        time = np.arange(FRAMES)[None] / rng.uniform(0.8, 1.25, (len(x), 1)) - rng.integers(0, 4, (len(x), 1))
         band = np.arange(BANDS)[None] * rng.uniform(0.88, 1.14, (len(x), 1)) + rng.uniform(-1, 1, (len(x), 1))
         rows = np.clip(np.rint(time), 0, FRAMES - 1).astype(np.int64)
         low = np.clip(np.floor(band), 0, BANDS - 2).astype(np.int64)

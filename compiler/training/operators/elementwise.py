@@ -143,6 +143,8 @@ def clip(call: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None =
 @operator("Identity", "Dropout")
 def identity(call: Call, x: Tensor, *rest: Tensor) -> Tensor | tuple[Tensor, Tensor]:
     """Dropout is what it is when a model runs: nothing."""
+    if call.node.op == "Dropout" and len(rest) > 1 and rest[1] is not None and bool(rest[1].item()):
+        raise call.refuse("training_mode = True")
     if call.node.op == "Dropout" and len(call.node.outputs) > 1:
         return x, torch.ones_like(x, dtype=torch.bool if call.opset >= 10 else x.dtype)
     return x

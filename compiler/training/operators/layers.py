@@ -248,7 +248,8 @@ def group_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> T
 
 @operator("LpNormalization")
 def lp_normalization(call: Call, x: Tensor) -> Tensor:
-    return x / torch.linalg.vector_norm(x, call.get("p", 2), call.get("axis", -1), keepdim=True)
+    norm = torch.linalg.vector_norm(x, call.get("p", 2), call.get("axis", -1), keepdim=True)
+    return torch.where(norm == 0, torch.zeros_like(x), x / norm)
 
 
 @operator("MeanVarianceNormalization")

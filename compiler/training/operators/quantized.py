@@ -11,7 +11,9 @@ _RANGES = {torch.uint8: (0, 255), torch.int8: (-128, 127), torch.int32: (0, 6553
 
 
 def _along(v: Tensor, x: Tensor, axis: int) -> Tensor:
-    """A scale or zero point, one for all or one a channel, in x's rank."""
+    """A scale or zero point, one for all, one a channel or one an element, in x's rank."""
+    if v.shape == x.shape:
+        return v
     if v.numel() == 1:
         return v.reshape(())
     shape = [1] * x.ndim
@@ -19,15 +21,18 @@ def _along(v: Tensor, x: Tensor, axis: int) -> Tensor:
     return v.reshape(shape)
 
 
-def _blocked(call: Call, *values: Tensor | None) -> None:
-    if call.get("block_size", 0) or any(v is not None and v.ndim > 1 for v in values):
-        raise call.refuse("scales of blocks")
+def _spread(v: Tensor, x: Tensor, axis: int, block: int) -> Tensor:
+    """One of a block, for each of its elements."""
+    axis = axis_of(axis, x.ndim)
+    return v.repeat_interleave(block, axis).narrow(axis, 0, x.shape[axis])
 
 
 @operator("QuantizeLinear", gradient=False)
 def quantize_linear(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-    _blocked(call, scale)
     axis = int(call.get("axis", 1))
+    block = int(call.get("block_size", 0))
+    if block:
+        scale, zero = _spread(scale, x, axis, block), None if zero is None else _spread(zero, x, axis, block)
     kind = zero.dtype if zero is not None else torch.uint8
     if "output_dtype" in call.node.attributes and call.get("output_dtype"):
         kind = dtype_of(int(call.get("output_dtype")), call.scope.host.widen)
@@ -40,8 +45,10 @@ def quantize_linear(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = 
 
 @operator("DequantizeLinear", gradient=False)
 def dequantize_linear(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-    _blocked(call, scale)
     axis = int(call.get("axis", 1))
+    block = int(call.get("block_size", 0))
+    if block:
+        scale, zero = _spread(scale, x, axis, block), None if zero is None else _spread(zero, x, axis, block)
     found = x.to(torch.float32) if zero is None else x.to(torch.float32) - _along(zero, x, axis).to(torch.float32)
     return (found * _along(scale, x, axis)).to(scale.dtype)
 

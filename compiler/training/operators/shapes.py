@@ -261,7 +261,8 @@ def depth_to_space(call: Call, x: Tensor) -> Tensor:
 def space_to_depth(call: Call, x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     b = int(call.get("blocksize"))
-    return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b**2, h // b, w // b)
+    order = (0, 3, 5, 1, 2, 4) if call.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    return x.reshape(n, c, h // b, b, w // b, b).permute(order).reshape(n, c * b**2, h // b, w // b)
 
 
 @operator("ReverseSequence")
@@ -276,7 +277,7 @@ def reverse_sequence(call: Call, x: Tensor, lengths: Tensor) -> Tensor:
 
 @operator("Upsample", "Resize")
 def resize(call: Call, x: Tensor, *given: Tensor | None) -> Tensor:
-    """Nearest and linear, axis by axis."""
+    """Nearest, linear and cubic, axis by axis."""
     inputs: list[Value] = [*given, None, None, None]
     old = call.node.op == "Upsample" or call.opset < 11
     scales = inputs[0] if old else inputs[1]
@@ -300,19 +301,20 @@ def resize(call: Call, x: Tensor, *given: Tensor | None) -> Tensor:
 
 def _resized(call: Call, x: Tensor, axis: int, out: int, scale: float, mode: str) -> Tensor:
     n, at = x.shape[axis], np.arange(out, dtype=np.float64)
+    length = n * scale  # before it is rounded down
     places = {
         "half_pixel": (at + 0.5) / scale - 0.5,
-        "pytorch_half_pixel": (at + 0.5) / scale - 0.5 if out > 1 else at * 0,
-        "align_corners": at * (n - 1) / max(1, out - 1),
+        "half_pixel_symmetric": (at + 0.5) / scale - 0.5 + n / 2 * (1 - out / length),
+        "pytorch_half_pixel": (at + 0.5) / scale - 0.5 if length > 1 else at * 0,
+        "align_corners": at * (n - 1) / (length - 1) if length > 1 else at * 0,
         "asymmetric": at / scale,
     }.get(mode)
     how = call.get("mode", "nearest")
-    if places is None or how not in ("nearest", "linear"):
+    if places is None or how not in ("nearest", "linear", "cubic"):
         raise call.refuse(f"mode {how} with {mode}")
     if how == "nearest":
-        rounding = call.get(
-            "nearest_mode", "floor" if call.node.op == "Upsample" or call.opset < 11 else "round_prefer_floor"
-        )
+        old = call.node.op == "Upsample" or call.opset < 11
+        rounding = call.get("nearest_mode", "floor" if old else "round_prefer_floor")
         rounded = {
             "round_prefer_floor": np.ceil(places - 0.5),
             "round_prefer_ceil": np.floor(places + 0.5),
@@ -321,9 +323,22 @@ def _resized(call: Call, x: Tensor, axis: int, out: int, scale: float, mode: str
         }[rounding]
         rows = np.clip(rounded, 0, n - 1).astype(np.int64)
         return x.index_select(axis, torch.from_numpy(rows).to(x.device))
+    weights = _weights(places, n, how, call.get("cubic_coeff_a", -0.75), bool(call.get("exclude_outside", 0)))
+    return (x.movedim(axis, -1) @ torch.from_numpy(weights.T).to(x.device, x.dtype)).movedim(-1, axis)
+
+
+def _weights(places: Any, n: int, how: str, a: float, inside: bool) -> Any:
+    """What each of n elements counts for at places between them, float64 [places, n]."""
+    found = np.zeros((len(places), n))
     low = np.floor(places)
-    share = torch.from_numpy(places - low).to(x.device, x.dtype).reshape(-1, *(1,) * (x.ndim - axis - 1))
-    first, second = (
-        x.index_select(axis, torch.from_numpy(np.clip(low + k, 0, n - 1).astype(np.int64)).to(x.device)) for k in (0, 1)
-    )
-    return first * (1 - share) + second * share
+    for tap in (0, 1) if how == "linear" else (-1, 0, 1, 2):
+        d = np.abs(places - low - tap)
+        if how == "linear":
+            share = 1 - d
+        else:  # Keys 1981
+            near = ((a + 2) * d - (a + 3)) * d * d + 1
+            share = np.where(d <= 1, near, ((d - 5) * d + 8) * d * a - 4 * a)
+        at = (low + tap).astype(np.int64)
+        share = np.where((at < 0) | (at >= n), 0, share) if inside else share
+        np.add.at(found, (np.arange(len(places)), np.clip(at, 0, n - 1)), share)
+    return found / found.sum(axis=1, keepdims=True) if inside else found
