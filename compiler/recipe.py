@@ -205,6 +205,18 @@ class Recipe:
         """This recipe with more rules after its own."""
         return replace(self, rules=(*self.rules, *rules))
 
+    def with_ratio(self, ratio: float) -> Recipe:
+        """This recipe with another total budget: weights take so many times fewer bytes.
+
+        Raises:
+            UserError: no pass has a ratio, or it is out of range.
+        """
+        passes = [make_pass(p.name, {**_given(p), "ratio": ratio}) if _has_ratio(p) else p for p in self.passes]
+        if self.budget is not None or not any(map(_has_ratio, passes)):
+            raise UserError("no pass of the recipe has a total budget", where=f"{self.name}, ratio",
+                            hint="The recipe deep-compression has one; so have the passes prune and cluster.")  # fmt: skip
+        return replace(self, passes=tuple(passes))
+
     def to_toml(self, *, every: bool = False) -> str:
         """The text that ``parse`` reads back to an equal recipe.
 
@@ -251,6 +263,10 @@ def _given(step: Pass) -> dict[str, Any]:
         for f in fields(step)
         if f.name in step.given or getattr(step, f.name) != getattr(default, f.name)
     }
+
+
+def _has_ratio(step: Pass) -> bool:
+    return any(f.name == "ratio" for f in fields(step))
 
 
 def _rule(data: dict[str, Any], where: str) -> Rule:

@@ -61,6 +61,10 @@ def command(
             show_default=False,
         ),
     ] = None,
+    ratio: Annotated[
+        float | None,
+        typer.Option(help="How many times fewer bytes weights take, for recipes with a total budget.", show_default=False),
+    ] = None,
     format: Format = None,
     shape: Annotated[
         list[str] | None, typer.Option(help="Shape of made-up input: name:1,3,224,224.", show_default=False)
@@ -89,6 +93,8 @@ def command(
     chosen = (
         Recipe(name="--passes", passes=tuple(parse_pipeline(passes))) if passes is not None else Recipe.load(recipe)
     )
+    if ratio is not None:
+        chosen = chosen.with_ratio(ratio)
     bars = Bars(verbose)
     with bars.shown():
         result = optimize(

@@ -28,6 +28,7 @@ REGISTRY = {  # name -> module of this package and class in it; imported when fi
     "cluster": ("cluster", "Cluster"),
     "ternarize": ("ternarize", "Ternarize"),
     "prune": ("prune", "Prune"),
+    "share": ("share", "Share"),
     "retrain": ("retrain", "Retrain"),
     "dsd": ("dsd", "Dsd"),
     "ttq": ("ttq", "Ttq"),

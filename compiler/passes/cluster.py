@@ -90,7 +90,7 @@ class Cluster(Pass):
         over = "" if taken <= wanted else f"; {taken:,} bytes in all, {self.ratio:g} times fewer would be {wanted:,.0f}"
         entries = []
         for layer in layers:
-            weight = found[layer.name]
+            weight = found[layer.name].weight
             layer.set_weight(weight)
             action = f"{weight.codebook.size - 1} shared values by their price{over}"
             moved = relative_error(before[layer.name], weight.dense())

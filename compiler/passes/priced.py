@@ -13,12 +13,13 @@ encoding: the lowest at which all payloads together fit the budget.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from eie.runtime.format import encode
+from eie.runtime.format import encode, inspect
 from eie.runtime.weight import Pattern, Weight
 
 from .cluster import fit_codebook
@@ -31,9 +32,28 @@ _SEARCH = 14  # halvings of the price, on a scale of powers of ten
 _PRICES = (-9.0, 0.0)  # powers of ten; at 1 a bit costs as much as losing the whole layer
 
 
+@dataclass(frozen=True)
+class Coding:
+    """A shared weight, and where the cells of its values end.
+
+    Attributes:
+        weight: codes in the order of their values.
+        ends: float64, ascending, one fewer than the values: those between ends[i - 1] and ends[i] have code i + 1.
+    """
+
+    weight: Weight
+    ends: Array
+
+    @property
+    def bytes(self) -> int:
+        """Of the payload, the codebook counted raw: tuning the values afterwards may cost what coding them saves."""
+        payload = encode(self.weight)
+        return len(payload) - inspect(payload).codebook_bytes + 4 * (self.weight.codebook.size - 1)
+
+
 def share_within(
     arrays: Mapping[str, Array], size: int, wanted: float, patterns: Mapping[str, Pattern] | None = None
-) -> tuple[dict[str, Weight], int]:
+) -> tuple[dict[str, Coding], int]:
     """Shared forms of several weights whose payloads take at most ``wanted`` bytes together.
 
     Args:
@@ -43,13 +63,13 @@ def share_within(
         patterns: of the weights; unstructured when left out.
 
     Returns:
-        The weights, and the bytes they take: more than ``wanted`` only where one value a layer still takes more.
+        The forms, and the bytes they take: more than ``wanted`` only where one value a layer still takes more.
     """
     layers = {name: _Layer(array, size, (patterns or {}).get(name, "unstructured")) for name, array in arrays.items()}
 
-    def attempt(price: float) -> tuple[dict[str, Weight], int]:
+    def attempt(price: float) -> tuple[dict[str, Coding], int]:
         found = {name: layer.at(price) for name, layer in layers.items()}
-        return found, sum(len(encode(w)) for w in found.values())
+        return found, sum(coding.bytes for coding in found.values())
 
     best = attempt(0.0)
     if best[1] <= wanted:
@@ -80,10 +100,11 @@ class _Layer:
         bits = (size - 1).bit_length()
         self.start = fit_codebook(self.values.astype(np.float32), bits)[: size - 1] if ordered.size else np.zeros(0)
 
-    def at(self, price: float) -> Weight:
+    def at(self, price: float) -> Coding:
         """The shared form at a price of a bit."""
         if not self.values.size:
-            return Weight(np.zeros(self.array.shape, np.uint8), np.zeros(1, np.float32), self.pattern)
+            nothing = Weight(np.zeros(self.array.shape, np.uint8), np.zeros(1, np.float32), self.pattern)
+            return Coding(nothing, np.zeros(0))
         values, bits = self.start.astype(np.float64), np.full(self.start.size, np.log2(max(2, self.start.size)))
         toll = price * self.energy
         for _ in range(_ROUNDS if price else 0):
@@ -95,16 +116,18 @@ class _Layer:
             values, bits = moved, -np.log2(weight[kept] / self.counts.sum())
             if still:
                 break
-        return self._weight(values, toll * bits)
+        return self._coding(values, toll * bits)
 
-    def _weight(self, values: Array, tolls: Array) -> Weight:
+    def _coding(self, values: Array, tolls: Array) -> Coding:
         owner = _cheapest(self.values, values, tolls)
         used = np.unique(owner)
         codebook = values[used].astype(np.float32)
         codebook[codebook == 0] = np.finfo(np.float32).tiny  # zero itself is code 0's
         codes = np.zeros(self.array.shape, np.uint8)
         codes[self.array != 0] = np.searchsorted(used, owner) + 1
-        return Weight(codes, np.concatenate([np.zeros(1, np.float32), codebook]), self.pattern)
+        values, tolls = values[used], tolls[used]
+        ends = (values[1:] + values[:-1]) / 2 + np.diff(tolls) / (2 * np.diff(values))
+        return Coding(Weight(codes, np.concatenate([np.zeros(1, np.float32), codebook]), self.pattern), ends)
 
 
 def _cheapest(points: Array, values: Array, tolls: Array) -> Array:

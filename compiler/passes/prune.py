@@ -122,8 +122,6 @@ class _Ramp:
         stage = self.final
         if done < self.settled:
             stage = min(self.final - 1, int(done / self.ramp * self.step.steps))
-            for _, parametrization in self.layers.values():
-                parametrization.observe()
         if all(int(p.stage) == stage for _, p in self.layers.values()):
             return
         fallen = (1 - min(1.0, stage / self.step.steps)) ** 3
@@ -137,8 +135,7 @@ class _Ramp:
         for _, parametrization in self.layers.values():
             parametrization.stage.fill_(stage)
             if stage == self.final:
-                parametrization.through = False
-                parametrization.project()
+                parametrization.settle()
 
     def _share_budget(self, fallen: float) -> None:
         """Masks of all layers for what the budget is by now: it falls from all weights kept to the ratio's share."""

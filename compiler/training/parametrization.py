@@ -64,6 +64,9 @@ class Plain(Parametrization):
         return self.value + (masked - self.value).detach() if self.through else masked
 
     def project(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
         if self.mask is not None and not self.through:
             with torch.no_grad():
                 self.value.mul_(self.mask)  # momentum must not carry pruned weights along
@@ -75,7 +78,7 @@ class Plain(Parametrization):
             self.mask = found
         else:
             self.mask.copy_(found)
-        self.project()
+        self._clear()
 
     def array(self) -> Array:
         """The latent weights, pruned ones too."""
@@ -110,11 +113,16 @@ class Weighed(Plain):
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self.register_buffer("stage", torch.full((), -1, dtype=torch.int64))
 
-    def observe(self) -> None:
-        """Take the last step's gradient in."""
+    def project(self) -> None:
+        super().project()
         if self.value.grad is not None:
             self.power.mul_(self.MEMORY).addcmul_(self.value.grad, self.value.grad, value=1 - self.MEMORY)
             self.seen.add_(1)
+
+    def settle(self) -> None:
+        """The mask is final: pruned weights become zero and get no gradient from here on."""
+        self.through = False
+        self._clear()
 
     def saliency(self, kind: str = "fisher") -> Array:
         """What each weight is worth, float32, the weight's shape, pruned ones too: ``fisher``, or ``magnitude`` |w|."""
@@ -148,6 +156,61 @@ class Shared(Parametrization):
         place[1 + order] = np.arange(1, centroids.size + 1)
         codebook = np.concatenate([np.zeros(1, np.float32), centroids[order]])
         return Weight(place[self.codes.cpu().numpy()], codebook, self.pattern)
+
+
+class Coded(Parametrization):
+    """Latent values seen through a codebook: each stands for the shared value of the cell it lies in, and gets that one's
+    gradient (straight through), so that in time it may move to another cell. Zeros stay zero.
+
+    Args:
+        value: float32, any shape; its zeros are no latents.
+        size: of a codebook at most, the zero counted.
+
+    Buffers: ``places`` of the latents, ``centroids``, ``ends`` of their cells, and ``stage`` of the schedule they belong to.
+    """
+
+    places: Tensor
+    centroids: Tensor
+    ends: Tensor
+    stage: Tensor
+    pattern: Pattern
+
+    def __init__(self, value: Array, size: int, pattern: Pattern = "unstructured") -> None:
+        super().__init__()
+        self.shape, self.pattern = value.shape, pattern
+        flat = np.ascontiguousarray(value, np.float32).reshape(-1)
+        places = np.flatnonzero(flat)
+        self.register_buffer("places", torch.from_numpy(places))
+        self.values = nn.Parameter(torch.from_numpy(flat[places]))
+        # of a fixed size, so that states of other codebooks can be loaded: cells beyond the last are empty
+        self.register_buffer("centroids", torch.zeros(max(1, size - 1)))
+        self.register_buffer("ends", torch.full((max(0, size - 2),), torch.inf))
+        self.register_buffer("stage", torch.full((), -1, dtype=torch.int64))
+
+    def recode(self, codebook: Array, ends: Array) -> None:
+        """Other shared values: ``codebook`` with the zero, ascending but for it, and where their cells end."""
+        with torch.no_grad():
+            self.centroids[: codebook.size - 1] = torch.from_numpy(codebook[1:]).to(self.centroids)
+            self.ends.fill_(torch.inf)
+            self.ends[: ends.size] = torch.from_numpy(ends).to(self.ends)
+
+    def latent(self) -> Array:
+        """The latent values in the weight's shape."""
+        found = np.zeros(int(np.prod(self.shape)), np.float32)
+        found[self.places.cpu().numpy()] = self.values.detach().cpu().numpy()
+        return found.reshape(self.shape)
+
+    def forward(self) -> Tensor:
+        coded = self.centroids[torch.bucketize(self.values.detach(), self.ends)]
+        straight = self.values + (coded - self.values).detach()
+        return straight.new_zeros(int(np.prod(self.shape))).index_copy(0, self.places, straight).reshape(self.shape)
+
+    def finish(self) -> Weight:
+        cells = torch.bucketize(self.values.detach(), self.ends).cpu().numpy()
+        codes = np.zeros(int(np.prod(self.shape)), np.uint8)
+        codes[self.places.cpu().numpy()] = cells + 1
+        codebook = np.concatenate([np.zeros(1, np.float32), self.centroids.cpu().numpy()])
+        return Weight(codes.reshape(self.shape), codebook, self.pattern)
 
 
 class _Ternarized(torch.autograd.Function):
