@@ -2,12 +2,13 @@
 
 K-means spends as much on a rare value as on a frequent one; an entropy coder does not. Here a weight goes to the value of least
 
-    (w - c)^2 / sum w^2 + price * bits(c),    bits(c) = -log2 of the share of weights that have c,
+    (w - c)^2 / mean w^2 + price * bits(c),    bits(c) = -log2 of the share of weights that have c,
 
 which Lloyd's iterations (Chou, Lookabaugh, Gray 1989) minimise in turns over values, shares and members; values that nobody wants
-at their price go. Distortion counts relative to each layer's energy: as noise against the signal of its output, which is what layers
-have in common, so one price serves all layers, and a small layer keeps finer values than a large one. The price is found by
-encoding: the lowest at which all payloads together fit the budget.
+at their price go. Distortion counts relative to the mean square of a layer's weights that are not zero, so one price serves all
+layers and gives them about the same noise to signal. (Against a layer's whole energy, small layers take finer values at the
+expense of large ones: measured worse, by 0.2 points on LeNet-300-100 at a hundredth.) The price is found by encoding: the lowest at
+which all payloads together fit the budget.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Array = npt.NDArray[Any]
 _BINS = 4096  # groups of neighbouring values that the iterations move as one
 _ROUNDS = 40
 _SEARCH = 14  # halvings of the price, on a scale of powers of ten
-_PRICES = (-9.0, 0.0)  # powers of ten; at 1 a bit costs as much as losing the whole layer
+_PRICES = (-6.0, 1.0)  # powers of ten; at 1 a bit is worth as much as losing a weight of the usual size
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class _Layer:
         groups = np.array_split(ordered, min(_BINS, ordered.size)) if ordered.size else []
         self.means = np.array([g.mean() for g in groups])
         self.counts = np.array([g.size for g in groups], np.float64)
-        self.energy = float(np.square(ordered).sum())
+        self.power = float(np.square(ordered).mean()) if ordered.size else 0.0
         bits = (size - 1).bit_length()
         self.start = fit_codebook(self.values.astype(np.float32), bits)[: size - 1] if ordered.size else np.zeros(0)
 
@@ -106,7 +107,7 @@ class _Layer:
             nothing = Weight(np.zeros(self.array.shape, np.uint8), np.zeros(1, np.float32), self.pattern)
             return Coding(nothing, np.zeros(0))
         values, bits = self.start.astype(np.float64), np.full(self.start.size, np.log2(max(2, self.start.size)))
-        toll = price * self.energy
+        toll = price * self.power
         for _ in range(_ROUNDS if price else 0):
             owner = _cheapest(self.means, values, toll * bits)
             weight = np.bincount(owner, self.counts, values.size)
