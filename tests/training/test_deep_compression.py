@@ -148,7 +148,7 @@ def test_codes_cost_what_the_budget_allows_and_no_more() -> None:
         assert sum(len(encode(c.weight)) for c in found.values()) <= taken <= wanted
         assert taken > 0.97 * wanted
         noise = {n: lost(arrays[n], c.weight) for n, c in found.items()}
-        assert noise["small"] < noise["large"]  # few weights may cost more each
+        assert 0.5 < noise["small"] / noise["large"] < 2  # one price, about the same noise everywhere
         for name, coding in found.items():
             np.testing.assert_array_equal(coding.weight.codes != 0, arrays[name] != 0)
             cells = np.searchsorted(coding.ends, arrays[name][arrays[name] != 0])
