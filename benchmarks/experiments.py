@@ -67,16 +67,18 @@ def spoken(place: Place, kind: str, by: str, seed: int, epochs: int = 16) -> onn
         data, _ = digits(place.data / "audio/fsdd.zip", by, seed)
         settings = replace(spoken_digits.SETTINGS[kind], seed=seed, epochs=epochs, threads=1)
         checkpoint = place.folder(path.stem)
-        onnx.save(fit(spoken_digits.build(kind, seed), data, settings, checkpoint=checkpoint, progress=place).model, path)
+        onnx.save(
+            fit(spoken_digits.build(kind, seed), data, settings, checkpoint=checkpoint, progress=place).model, path
+        )
     return onnx.load(path)
 
 
-def run(place: Place, name: str, model: onnx.ModelProto, data: Any, test: Any, recipe: str, train: str, seed: int) -> Record:
+def run(
+    place: Place, name: str, model: onnx.ModelProto, data: Any, test: Any, recipe: str, train: str, seed: int
+) -> Record:
     """A recipe on a model: accuracy of the trained model and of its artifact on test data, sizes, and the time."""
     text = f"passes = {recipe}\n[train]\nseed = {seed}\nthreads = 1\n{train}"
-    result = optimize(
-        model, test, Recipe.parse(text, name), train=data, checkpoint=place.folder(name), progress=place
-    )
+    result = optimize(model, test, Recipe.parse(text, name), train=data, checkpoint=place.folder(name), progress=place)
     result.measure()
     assert result.learnt is not None and result.trained is not None and result.accuracy is not None
     epochs = result.learnt.epochs
@@ -135,7 +137,9 @@ def _ttq(place: Place, name: str, model: onnx.ModelProto, data: Any, test: Any, 
     found: Record = {"seed": seed}
     ternary = '["ttq", "cluster{bits=8}", "encode"]'
     found["ttq"] = run(place, f"{name}-{seed}-ttq", model, data, test, ternary, train, seed)
-    found["full"] = run(place, f"{name}-{seed}-full", model, data, test, '["retrain", "cluster{bits=8}", "encode"]', train, seed)
+    found["full"] = run(
+        place, f"{name}-{seed}-full", model, data, test, '["retrain", "cluster{bits=8}", "encode"]', train, seed
+    )
     found["full"]["after"] = right(found["full"]["_trained"], test)
     return found
 
@@ -150,7 +154,7 @@ def ttq_digits(place: Place, seed: int) -> Record:
 def ttq_lenet_5(place: Place, seed: int) -> Record:
     """Caffe's LeNet-5 on MNIST."""
     data, test = written(place.data / "mnist")
-    train = 'epochs = 5\noptimizer = "adam"\nlr = 0.001\nvalidation = 0.0834\n'
+    train = 'epochs = 3\noptimizer = "adam"\nlr = 0.001\nvalidation = 0.0834\n'
     return _ttq(place, "ttq-lenet-5", onnx.load(place.data / "models/lenet-5.onnx"), data, test, train, seed)
 
 
@@ -173,7 +177,7 @@ def _dsd(place: Place, name: str, model: onnx.ModelProto, data: Any, test: Any, 
 def dsd_digits_cnn(place: Place, seed: int) -> Record:
     """CNN on spoken digits."""
     data, test = digits(place.data / "audio/fsdd.zip", "take", seed)
-    train = 'epochs = 6\noptimizer = "adam"\nlr = 0.001\nbatch = 64\n'
+    train = 'epochs = 5\noptimizer = "adam"\nlr = 0.001\nbatch = 64\n'
     return _dsd(place, "dsd-digits-cnn", spoken(place, "cnn", "take", seed), data, test, train, seed)
 
 
@@ -193,7 +197,7 @@ def dsd_lenet_300_100(place: Place, seed: int) -> Record:
     if not path.exists():
         weights, biases = lenet_300_100.train(place.data / "mnist", 10, seed)
         onnx.save(lenet_300_100.export(weights, biases), path)
-    train = 'epochs = 5\nlr = 0.05\nbatch = 100\nweight_decay = 5e-5\nvalidation = 0.0834\n'
+    train = "epochs = 5\nlr = 0.05\nbatch = 100\nweight_decay = 5e-5\nvalidation = 0.0834\n"
     return _dsd(place, "dsd-lenet-300-100", onnx.load(path), data, test, train, seed)
 
 
