@@ -27,6 +27,7 @@ sys.path.insert(0, str(HERE.parent / "models"))
 import lenet_5
 import lenet_300_100
 import mnist
+from spoken_digits import Lines
 
 from eie.compiler import Recipe, optimize
 from eie.compiler.report.result import Result
@@ -66,21 +67,11 @@ RUNS = {
 }
 
 
-class Lines:
-    """Prints every epoch."""
-
-    def stage(self, name: str, steps: int) -> None: ...
-    def step(self, what: str) -> None: ...
-
-    def note(self, text: str) -> None:
-        print(text, flush=True)
-
-
-def from_nothing(run: Run, folder: Path, seed: int) -> onnx.ModelProto:
+def from_nothing(run: Run, folder: Path, seed: int, checkpoint: Path) -> onnx.ModelProto:
     """The network, trained here."""
     if run.network == "lenet-5":
         settings = replace(lenet_5.SETTINGS, epochs=run.dense_epochs, threads=1)
-        return lenet_5.train(folder, seed, settings, Lines())
+        return lenet_5.train(folder, seed, settings, checkpoint, Lines())
     weights, biases = lenet_300_100.train(folder, run.dense_epochs, seed)
     return lenet_300_100.export(weights, biases)
 
@@ -93,7 +84,7 @@ def measure(run: Run, name: str, data: Path, work: Path, seed: int) -> dict[str,
     if run.model:
         source = data / "models" / run.model
     elif not source.exists():
-        onnx.save(from_nothing(run, data / "mnist", seed), source)
+        onnx.save(from_nothing(run, data / "mnist", seed, work / f"{name}-{seed}-dense"), source)
         dense_seconds = time.perf_counter() - began
     recipe = Recipe.load(PRESET).with_ratio(run.ratio)
     assert recipe.train is not None

@@ -29,7 +29,9 @@ def run(names: list[str], data: Path, work: Path, seeds: int | None) -> None:
     for name in names or EXPERIMENTS:
         one, count = EXPERIMENTS[name]
         path = RESULTS / f"{name}.json"
-        found = json.loads(path.read_text()) if path.exists() else {"experiment": name, "about": one.__doc__, "runs": []}
+        found = (
+            json.loads(path.read_text()) if path.exists() else {"experiment": name, "about": one.__doc__, "runs": []}
+        )
         for seed in range(seeds or count):
             if any(r["seed"] == seed for r in found["runs"]):
                 continue

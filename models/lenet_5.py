@@ -17,6 +17,7 @@ import mnist
 import numpy as np
 import onnx
 from onnx import numpy_helper, parser
+from spoken_digits import Lines
 
 from eie.compiler.training.fit import fit, right
 from eie.compiler.training.settings import Settings
@@ -45,20 +46,13 @@ def build(seed: int) -> onnx.ModelProto:
     return model
 
 
-def train(folder: Path, seed: int, settings: Settings = SETTINGS, progress: Hears | None = None) -> onnx.ModelProto:
+def train(
+    folder: Path, seed: int, settings: Settings = SETTINGS, checkpoint: Path | None = None, progress: Hears | None = None
+) -> onnx.ModelProto:
     """The model, trained from nothing."""
-    images, labels = mnist.load(folder, "train")
-    return fit(build(seed), {"x": images, "label": labels}, replace(settings, seed=seed), progress=progress).model
-
-
-class Lines:
-    """Prints every epoch."""
-
-    def stage(self, name: str, steps: int) -> None: ...
-    def step(self, what: str) -> None: ...
-
-    def note(self, text: str) -> None:
-        print(text, flush=True)
+    x, label = mnist.load(folder, "train")
+    own = replace(settings, seed=seed)
+    return fit(build(seed), {"x": x, "label": label}, own, checkpoint=checkpoint, progress=progress).model
 
 
 def main() -> None:
@@ -67,8 +61,9 @@ def main() -> None:
     options.add_argument("-o", "--output", type=Path, default=Path("lenet-5.onnx"))
     options.add_argument("--epochs", type=int, default=SETTINGS.epochs)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--checkpoint", type=Path, help="a folder to go on from after an interruption")
     given = options.parse_args()
-    model = train(given.mnist, given.seed, replace(SETTINGS, epochs=given.epochs), Lines())
+    model = train(given.mnist, given.seed, replace(SETTINGS, epochs=given.epochs), given.checkpoint, Lines())
     onnx.save(model, given.output)
     for part in ("test", "test5k"):
         if (given.mnist / mnist.FILES[part][0]).exists():

@@ -46,7 +46,9 @@ LIKE_TORCH = (np.floating, np.integer, np.bool_)
 def cases() -> Iterator[tuple[str, onnx.ModelProto, Values, Values]]:
     """ONNX's tests of single operators, and of what other tools exported, that hold nothing but known operators."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the cases compute their expected outputs, with the warnings numpy has for them
+        warnings.simplefilter(
+            "ignore"
+        )  # the cases compute their expected outputs, with the warnings numpy has for them
         for kind in ("node", "simple", "pytorch-converted", "pytorch-operator"):
             for case in loader.load_model_tests(kind=kind):
                 found = case.model or onnx.load(Path(case.model_dir) / "model.onnx")
@@ -184,7 +186,9 @@ def recurrent(op: str, options: str, d: int) -> str:
 
 
 def test_an_unknown_operator_is_named() -> None:
-    proto = model('<ir_version: 8, opset_import: ["" : 17]> main (float[4] x) => (float[M] y) { [odd] y = Unique(x) }', {})
+    proto = model(
+        '<ir_version: 8, opset_import: ["" : 17]> main (float[4] x) => (float[M] y) { [odd] y = Unique(x) }', {}
+    )
     with pytest.raises(ModelError, match=r"Unique \(odd\)"):
         Network(read(proto))
 

@@ -232,7 +232,10 @@ def test_layers_are_reconstructed_where_there_are_no_labels(trained: onnx.ModelP
     inputs = {"x": blobs["x"]}
     pruned, retrained = (
         optimize(trained, inputs, recipe(p), train=inputs)
-        for p in ("prune{density=0.3,epochs=1,ramp=0};cluster;encode", "prune{density=0.3};cluster;retrain{rate=0.3};encode")
+        for p in (
+            "prune{density=0.3,epochs=1,ramp=0};cluster;encode",
+            "prune{density=0.3};cluster;retrain{rate=0.3};encode",
+        )
     )
     assert retrained.verify.sqnr_db > pruned.verify.sqnr_db + 3
 
@@ -315,7 +318,8 @@ def test_a_checkpoint_of_another_run_is_refused(trained: onnx.ModelProto, blobs:
 
 def test_the_same_seed_gives_the_same_weights(mlp: onnx.ModelProto, blobs: Arrays) -> None:
     one, two, other = (
-        fit(mlp, blobs, Settings(epochs=2, lr=0.01, optimizer="adam", seed=s)).model.SerializeToString() for s in (1, 1, 2)
+        fit(mlp, blobs, Settings(epochs=2, lr=0.01, optimizer="adam", seed=s)).model.SerializeToString()
+        for s in (1, 1, 2)
     )
     assert one == two != other
 
@@ -376,12 +380,18 @@ def test_functions_of_the_users(mlp: onnx.ModelProto, blobs: Arrays, tmp_path: P
     own = tmp_path / "own.py"
     own.write_text(OWN.format(path=str(tmp_path / "d.npz")))
     loss = f"{own}:loss" if source == "points" else None
-    result = optimize(mlp, blobs, recipe("retrain{epochs=6};cluster{bits=8};encode"), train=f"{own}:{source}", loss=loss)
+    result = optimize(
+        mlp, blobs, recipe("retrain{epochs=6};cluster{bits=8};encode"), train=f"{own}:{source}", loss=loss
+    )
     assert result.accuracy is not None and result.accuracy.after > 0.9
 
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
-    ("retrain;cluster;encode", {"train": {"x": floats(5, 3), "label": np.zeros(5, np.int64)}}, "does not run in training"),
+    (
+        "retrain;cluster;encode",
+        {"train": {"x": floats(5, 3), "label": np.zeros(5, np.int64)}},
+        "does not run in training",
+    ),
     ("retrain;cluster;encode", {"train": {"z": floats(5, 16)}}, "no array for input 'x'"),
     ("retrain;cluster;encode", {"train": {"x": floats(5, 16).astype(np.float64)}}, "float64"),
     ("retrain;cluster;encode", {"train": {"x": floats(5, 16), "labels": np.zeros(5)}}, "Did you mean 'label'"),
