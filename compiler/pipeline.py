@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +28,16 @@ from .ir.reader import read
 from .ir.verifier import verify
 from .ir.writer import to_proto
 from .lowering.artifact import Lowered, lower
-from .passes.base import LedgerEntry, Pass, check_order
+from .passes.base import LedgerEntry, Pass, TrainingPass, check_order
 from .passes.canonicalize import Canonicalize
 from .passes.encode import Encode
 from .recipe import DEFAULT, Budget, Recipe, Rule
-from .report.result import LayerRow, Result, Step
+from .report.result import LayerRow, Learnt, Result, Step
+from .training import require_torch
+from .training.settings import Settings
+
+if TYPE_CHECKING:
+    from .training.trainer import Training
 
 Array = npt.NDArray[Any]
 Source = str | Path | onnx.ModelProto
@@ -52,12 +57,16 @@ class Progress(Protocol):
     def step(self, what: str) -> None:
         """Work on ``what`` begins."""
 
+    def note(self, text: str) -> None:
+        """Something worth a line of its own, such as what an epoch of training came to."""
+
 
 class Silent:
     """The progress nobody looks at."""
 
     def stage(self, name: str, steps: int) -> None: ...
     def step(self, what: str) -> None: ...
+    def note(self, text: str) -> None: ...
 
 
 def optimize(
@@ -65,6 +74,9 @@ def optimize(
     data: str | Path | Mapping[str, Array] | None = None,
     recipe: Recipe | str | Path | None = None,
     *,
+    train: Any = None,
+    loss: str | None = None,
+    checkpoint: str | Path | None = None,
     activations: Activations | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     strict: bool = False,
@@ -77,6 +89,10 @@ def optimize(
         data: samples (an ``.npz`` or a dictionary): arrays named after the inputs, and ``label`` where there is one.
             Without it, input is made up (compiler/analysis/samples.py).
         recipe: a Recipe, a preset's name, or a TOML file; the preset ``post-training`` when left out.
+        train: samples to learn from, for passes that train: an ``.npz`` or a dictionary as ``data``, ``module:function``, or what
+            such a function returns (compiler/training/data.py). Without it those passes do what can be done without.
+        loss: ``module:function`` of a loss of one's own, in the place of the recipe's.
+        checkpoint: a folder: training that was interrupted goes on from there.
         activations: what compressed layers compute in; the recipe's choice when left out.
         shapes: input name -> shape of made-up input, where the model leaves dimensions open.
         strict: raise PromiseError when a weight that should be compressed can't be, or the model's budget (the default one
@@ -101,6 +117,7 @@ def optimize(
             hint='Add "encode" as the last pass.',
         )
     check_order(plan.passes, where=plan.name)
+    plan = _learning(plan, train, loss, checkpoint)
     run = _Run(plan, progress or Silent())
     original, working = run.read(model), run.read(model)
     run.progress.stage("samples", 0)
@@ -113,10 +130,16 @@ def optimize(
     rows = capture(working, layers, judge.feeds, budget.seed)
     probes = {layer.name: Probe(layer, rows.get(layer.name)) for layer in layers}
     missed = run.search(working, layers, judge, probes)
+    if train is not None:
+        run.prepare(working, train, checkpoint)
+    errors: dict[str, float] | None = None
     for step in run.recipe.passes:
         if not isinstance(step, Canonicalize):
+            if step.reshapes and errors is None:  # probes know the shapes that the model came with
+                errors = _errors(layers, probes)
             run.transform(step, working, layers, judge)
-    errors = {layer.name: probes[layer.name].error(layer) for layer in layers if layer.constant.weight is not None}
+    trained = to_proto(working) if run.training is not None else None
+    errors = _errors(layers, probes) if errors is None else errors
     in_floats = judge.measure(working) if run.recipe.activations != "f32" else None
     lowered = run.lower(working, layers, encoding)
     compressed = {s.layer for s in lowered.stored}
@@ -138,11 +161,38 @@ def optimize(
         missed=missed,
         verify=reached,
         accuracy=judge.accuracy(original, working) if judge.labels is not None else None,
+        learnt=run.learnt(),
+        untrained=[] if train is not None else plan.learns,
+        trained=trained,
     )
     unkept = [f"{item.name} was left alone: {item.why}" for item in result.left_alone if item.wanted]
     if strict and (missed or unkept):
         raise PromiseError(missed or "; ".join(unkept[:3]), where="--strict")
     return result
+
+
+def _learning(plan: Recipe, train: Any, loss: str | None, checkpoint: str | Path | None) -> Recipe:
+    """The recipe with what was said of training beside it.
+
+    Raises:
+        UserError: there is data and nothing that learns from it, or the other way round; or torch is not installed.
+    """
+    if train is None:
+        for what, given in (("loss", loss), ("checkpoint", checkpoint)):
+            if given is not None:
+                raise UserError("there is no training data", where=what, hint="Give it with --train.")
+        return plan
+    if not plan.learns:
+        raise UserError("no pass of the recipe learns from data", where=plan.name,
+                        hint="Take the recipe deep-compression, or add retrain before encode.")  # fmt: skip
+    require_torch("--train")
+    settings = plan.train or Settings()
+    return replace(plan, train=settings if loss is None else replace(settings, loss=loss))
+
+
+def _errors(layers: Sequence[Layer], probes: Mapping[str, Probe]) -> dict[str, float]:
+    """Relative error of each layer's output, its own input given."""
+    return {layer.name: probes[layer.name].error(layer) for layer in layers}
 
 
 class _Run:
@@ -153,6 +203,8 @@ class _Run:
         self.steps: list[Step] = []
         self._refused: dict[str, str] = {}  # layer -> why a pass left it alone
         self._given_back_layers: set[str] = set()
+        self.training: Training | None = None
+        self._before: tuple[float, float | None] = (float("nan"), None)
 
     def read(self, source: Source) -> Model:
         self.progress.stage("read", 0)
@@ -178,6 +230,27 @@ class _Run:
         self._finish(step.name, began, model, judge if outcome.changed else None)
         return closed
 
+    def prepare(self, model: Model, data: Any, checkpoint: str | Path | None) -> None:
+        """Load training data; from here on passes that learn do so."""
+        from .training.checkpoint import Checkpoints
+        from .training.data import load
+        from .training.trainer import Training
+
+        settings = self.recipe.train or Settings()
+        self.progress.stage("training data", 0)
+        samples = load(data, model, validation=settings.validation, seed=settings.seed, extra=":" in settings.loss)
+        teacher = read(to_proto(model))
+        folder = Checkpoints(checkpoint) if checkpoint is not None else None
+        self.training = Training(teacher, samples, settings, checkpoints=folder, progress=self.progress)
+        self._before = self.training.evaluate(self.training.teacher)
+
+    def learnt(self) -> Learnt | None:
+        """What training came to."""
+        if self.training is None:
+            return None
+        data = self.training.data
+        return Learnt(len(data.train), len(data.validation), *self._before, tuple(self.training.history))
+
     def transform(self, step: Pass, model: Model, layers: Sequence[Layer], judge: Judge) -> None:
         """Run one pass: once for each set of options the recipe gives it, on the layers that set is for."""
         groups: dict[Pass, set[str]] = {}
@@ -185,8 +258,14 @@ class _Run:
             own = self.recipe.options(layer, step)
             if own is not None:
                 groups.setdefault(own, set()).add(layer.name)
-        self.progress.stage(step.name, sum(map(len, groups.values())))
         began, changed = time.perf_counter(), False
+        if self.training is not None and isinstance(step, TrainingPass):
+            chosen = {name: own for own, names in groups.items() for name in names if isinstance(own, TrainingPass)}
+            outcome = step.train(model, chosen, self.training)
+            self._note(outcome.ledger)
+            self._finish(step.name, began, model, judge if outcome.changed else None)
+            return
+        self.progress.stage(step.name, sum(map(len, groups.values())))
         for own, names in groups.items():
             outcome = own.run(model, self._select(names))
             changed = changed or outcome.changed

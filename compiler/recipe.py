@@ -2,8 +2,9 @@
 
 A recipe names the passes, their options, and rules. A rule selects layers by name (a shell pattern) or by operator type,
 and overrides options of single passes there, or leaves the layers alone; of several rules that match, the last wins, option
-by option. With a ``[budget]`` the density and the bits that no rule gives are searched for, layer by layer
-(compiler/analysis/budget.py), and ``--save-recipe`` writes what was found as rules.
+by option. A ``[train]`` table says how passes train (compiler/training/settings.py). With a ``[budget]`` the density and the
+bits that no rule gives are searched for, layer by layer (compiler/analysis/budget.py), and ``--save-recipe`` writes what was
+found as rules.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any, Protocol
 from eie.runtime.backends.base import ACTIVATIONS, Activations
 
 from .errors import UserError, nearest
-from .passes.base import Pass, find_pass, make_pass, parse_pipeline
+from .passes.base import Pass, TrainingPass, find_pass, make_pass, parse_pipeline
+from .training.settings import Settings
 
 DEFAULT = "post-training"
 
@@ -98,6 +100,12 @@ class Recipe:
     activations: Activations = "f32"
     budget: Budget | None = None
     rules: tuple[Rule, ...] = ()
+    train: Settings | None = None
+
+    @property
+    def learns(self) -> list[str]:
+        """Names of the passes that learn from data."""
+        return [p.name for p in self.passes if isinstance(p, TrainingPass)]
 
     @classmethod
     def load(cls, source: str | Path) -> Recipe:
@@ -130,7 +138,7 @@ class Recipe:
             raise UserError(f"not valid TOML: {error}", where=where) from error
         except RecursionError as error:
             raise UserError("not valid TOML: it is nested too deeply", where=where) from error
-        known = ["description", "passes", "activations", "budget", "rule"]
+        known = ["description", "passes", "activations", "budget", "train", "rule"]
         names = data.get("passes", ["canonicalize", "sparsify", "cluster", "encode"])
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise UserError(
@@ -147,6 +155,7 @@ class Recipe:
             table = _table(data, "budget", where)
             _only(table, [f.name for f in fields(Budget)], f"{where}, [budget]")
             budget = Budget(**{k: _number(v, k, where) for k, v in table.items()})
+        train = Settings.parse(_table(data, "train", where), where) if "train" in data else None
         rules = data.get("rule", [])
         if not isinstance(rules, list) or not all(isinstance(r, dict) for r in rules):
             raise UserError("rules are written as [[rule]] tables", where=where)
@@ -157,6 +166,7 @@ class Recipe:
             activations,
             budget,
             tuple(_rule(r, f"{where}, rule {i}") for i, r in enumerate(rules, 1)),
+            train,
         )
 
     def options(self, layer: Named, step: Pass) -> Pass | None:
@@ -195,6 +205,18 @@ class Recipe:
         """This recipe with more rules after its own."""
         return replace(self, rules=(*self.rules, *rules))
 
+    def with_ratio(self, ratio: float) -> Recipe:
+        """This recipe with another total budget: weights take so many times fewer bytes.
+
+        Raises:
+            UserError: no pass has a ratio, or it is out of range.
+        """
+        passes = [make_pass(p.name, {**_given(p), "ratio": ratio}) if _has_ratio(p) else p for p in self.passes]
+        if self.budget is not None or not any(map(_has_ratio, passes)):
+            raise UserError("no pass of the recipe has a total budget", where=f"{self.name}, ratio",
+                            hint="The recipe deep-compression has one; so have the passes prune and cluster.")  # fmt: skip
+        return replace(self, passes=tuple(passes))
+
     def to_toml(self, *, every: bool = False) -> str:
         """The text that ``parse`` reads back to an equal recipe.
 
@@ -207,6 +229,8 @@ class Recipe:
         ]
         if self.budget is not None:
             lines += ["", "[budget]", *(f"{f.name} = {_toml(getattr(self.budget, f.name))}" for f in fields(Budget))]
+        if self.train is not None:
+            lines += ["", "[train]", *(f"{k} = {_toml(v)}" for k, v in self.train.table(every=every).items())]
         for step in self.passes:
             options = {f.name: getattr(step, f.name) for f in fields(step)} if every else _given(step)
             if options:
@@ -239,6 +263,10 @@ def _given(step: Pass) -> dict[str, Any]:
         for f in fields(step)
         if f.name in step.given or getattr(step, f.name) != getattr(default, f.name)
     }
+
+
+def _has_ratio(step: Pass) -> bool:
+    return any(f.name == "ratio" for f in fields(step))
 
 
 def _rule(data: dict[str, Any], where: str) -> Rule:

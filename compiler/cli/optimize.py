@@ -33,6 +33,24 @@ def command(
             help="Samples to verify on: an .npz with arrays named after the inputs, and label.", show_default=False
         ),
     ] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(
+            help="Samples to train on: an .npz as for --data, or module:function (file.py:function) that gives them.",
+            show_default=False,
+        ),
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="A loss of one's own for training: module:function.", show_default=False)
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="A folder: training that was interrupted goes on from there.", show_default=False),
+    ] = None,
+    save_trained: Annotated[
+        Path | None,
+        typer.Option(help="Write the trained model as plain ONNX too, nothing in it compressed.", show_default=False),
+    ] = None,
     recipe: Annotated[str, typer.Option(help=f"A TOML file or a preset: {', '.join(presets())}.")] = DEFAULT,
     passes: Annotated[
         str | None,
@@ -42,6 +60,10 @@ def command(
             help='Passes instead of a recipe: "sparsify{density=0.1},cluster{bits=4},encode".',
             show_default=False,
         ),
+    ] = None,
+    ratio: Annotated[
+        float | None,
+        typer.Option(help="How many times fewer bytes weights take, for recipes with a total budget.", show_default=False),
     ] = None,
     format: Format = None,
     shape: Annotated[
@@ -63,26 +85,35 @@ def command(
 ) -> None:
     """Make a model smaller: prune, share weights, entropy-code; verify; write the artifact."""
     target = output if output is not None else model.with_name(model.stem + ".eie.onnx")
-    _check_paths(model, None if dry_run else target, save_recipe)
+    _check_paths(model, None if dry_run else target, save_recipe, save_trained)
+    if save_trained is not None and train is None:
+        raise UserError("nothing is trained without --train", where="--save-trained")
     if passes is not None and recipe != DEFAULT:
         raise UserError("--passes and --recipe exclude each other", where="--passes")
     chosen = (
         Recipe(name="--passes", passes=tuple(parse_pipeline(passes))) if passes is not None else Recipe.load(recipe)
     )
+    if ratio is not None:
+        chosen = chosen.with_ratio(ratio)
     bars = Bars(verbose)
     with bars.shown():
         result = optimize(
             model,
             data,
             chosen,
+            train=train,
+            loss=loss,
+            checkpoint=checkpoint,
             activations=activations(format),
             shapes=shapes(shape or []),
             strict=strict,
             progress=bars,
         )
-        with ExitStack() as both:  # the recipe and the artifact, or neither
+        with ExitStack() as both:  # all files, or none
             if save_recipe is not None:
                 both.enter_context(write_beside(save_recipe)).write(result.recipe.to_toml(every=True).encode())
+            if save_trained is not None and result.trained is not None:
+                both.enter_context(write_beside(save_trained)).write(result.trained.SerializeToString())
             if dry_run:
                 result.measure()
             else:
@@ -97,7 +128,7 @@ def command(
         screen.print(part, highlight=False)
 
 
-def _check_paths(model: Path, target: Path | None, recipe: Path | None) -> None:
+def _check_paths(model: Path, target: Path | None, recipe: Path | None, trained: Path | None) -> None:
     """Nothing is written over the model, nor twice, nor where nothing can be written."""
     if target is not None:
         check_writable(target)
@@ -110,4 +141,11 @@ def _check_paths(model: Path, target: Path | None, recipe: Path | None) -> None:
         if recipe.resolve() in (model.resolve(), target.resolve() if target else None):
             raise UserError(
                 "the recipe would overwrite the model or the artifact", where=str(recipe), hint="Give another path."
+            )
+    if trained is not None:
+        check_writable(trained)
+        others = [p.resolve() for p in (model, target, recipe) if p is not None]
+        if trained.resolve() in others:
+            raise UserError(
+                "the trained model would overwrite another file", where=str(trained), hint="Give another path."
             )

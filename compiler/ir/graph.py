@@ -43,7 +43,7 @@ class Constant:
         self.name = name
         self._content = content
         self.transposed = transposed
-        self.folded_from: int | None = None  # bytes of the integers it was dequantized from
+        self.folded_from: int | None = None  # bytes of what it was made from: quantized integers, a larger weight
         if isinstance(content, onnx.TensorProto):
             self.dims: tuple[int, ...] = tuple(content.dims)
             self.data_type: int = content.data_type
@@ -56,7 +56,8 @@ class Constant:
 
     @property
     def stored(self) -> int:
-        """Bytes the file held this tensor in: fewer than ``nbytes`` where it was folded from quantized integers."""
+        """Bytes the file held this tensor in: other than ``nbytes`` where it was folded from quantized integers, or
+        rows and columns were taken away."""
         return self.nbytes if self.folded_from is None else self.folded_from
 
     @property

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ..analysis.layers import LeftAlone
-from .result import KINDS, LayerRow, Result
+from .result import KINDS, LayerRow, Learnt, Result
 
 _OTHERS = 130  # columns that everything but the layer's name takes
 _FAR_DB = 10.0  # outputs that moved by a third of themselves: hardly the same model any more
@@ -133,6 +134,16 @@ def reasons(rows: Sequence[LayerRow], *, every: bool) -> RenderableType | None:
     return Group(Text("kernels", style="bold"), *lines)
 
 
+def _learnt(learnt: Learnt) -> Iterable[RenderableType]:
+    """What training came to: a line a phase."""
+    before = f", {learnt.right_before:.2%} right before" if learnt.right_before is not None else ""
+    yield f"training   on {learnt.samples:,} samples, {learnt.held:,} held back for validation{before}"
+    for name, epochs in groupby(learnt.epochs, key=lambda e: e.phase):
+        all_of = list(epochs)
+        kept = next((e for e in all_of if e.kept), all_of[-1])
+        yield f"           {name}: {len(all_of)} epochs, {sum(e.seconds for e in all_of):.0f} s, kept {kept}"
+
+
 def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[RenderableType]:
     """The whole answer of ``optimize``: table, what was left alone, totals, and how right it still is."""
     if result.layers:
@@ -168,6 +179,8 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
     if result.accuracy:
         a = result.accuracy
         yield f"accuracy   {a.before:.2%} before, {a.after:.2%} after ({(a.after - a.before) * 100:+.2f} points on {a.samples:,} samples)"
+    if result.learnt:
+        yield from _learnt(result.learnt)
     yield f"weights    {size(result.weight_bytes_before)} before, {size(result.weight_bytes_after)} after"
     if result.output_bytes:
         yield Text.assemble(
@@ -184,7 +197,10 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
     if result.closed_inputs:
         some = ", ".join(elided(name) for name in result.closed_inputs[:3]) + ", ..." * (len(result.closed_inputs) > 3)
         yield f"inputs     {len(result.closed_inputs)} that had a default value are constants now and can't be fed: {some}"
-    if result.verify.sqnr_db < _FAR_DB:
+    if result.untrained:
+        names = ", ".join(dict.fromkeys(result.untrained))
+        yield Text(f"untrained  no training data (--train): {names} did what can be done without", style="yellow")
+    if result.verify.sqnr_db < _FAR_DB and result.learnt is None:
         yield Text(
             "warning    the outputs are far from the original's: this takes "
             + (
