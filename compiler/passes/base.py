@@ -24,6 +24,7 @@ REGISTRY = {  # name -> module of this package and class in it; imported when fi
     "sparsify": ("sparsify", "Sparsify"),
     "cluster": ("cluster", "Cluster"),
     "ternarize": ("ternarize", "Ternarize"),
+    "reconstruct": ("reconstruct", "Reconstruct"),
     "encode": ("encode", "Encode"),
 }
 

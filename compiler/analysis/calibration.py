@@ -1,0 +1,64 @@
+"""Samples at work: the inputs of layers, stage by stage, while the layers before them are being compressed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..data import Feeds
+from ..ir.graph import Constant, Model
+from .capture import capture, restored
+from .layers import Layer
+from .moments import Moments
+
+STAGES = 12  # at most: how often inputs are measured again behind compressed layers
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Attributes:
+    feeds: sample input; empty: inputs are taken to be white.
+    seed: of the positions drawn.
+    stages: how often inputs are measured, at most: 1: once, in the original.
+    """
+
+    feeds: Sequence[Feeds]
+    seed: int = 0
+    stages_most: int = STAGES
+
+    @classmethod
+    def none(cls) -> Calibration:
+        return cls(())
+
+    def stages(
+        self, model: Model, layers: Sequence[Layer], originals: Mapping[Constant, tuple[Any, bool]]
+    ) -> Iterator[tuple[list[Layer], dict[str, Moments]]]:
+        """Layers in the order they run, and the moments of their inputs.
+
+        Args:
+            originals: what constants that have changed since held before; the caller goes on filling it.
+        """
+        for number, part in enumerate(self._parts(layers)):
+            if not self.feeds:
+                yield part, {}
+            elif number == 0 or not originals:
+                yield part, capture(model, part, self.feeds, self.seed)
+            else:
+                before = dict(originals)
+                yield part, capture(model, part, self.feeds, self.seed, original=lambda b=before: restored(b))  # type: ignore[misc]
+
+    def _parts(self, layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+        """Neighbouring layers, in as many parts as there are stages; W and R of a recurrent operator stay together."""
+        count = max(1, min(self.stages_most, len(layers))) if self.feeds else 1
+        edges = {len(layers) * (i + 1) // count for i in range(count)}
+        part: list[Layer] = []
+        due = False
+        for number, layer in enumerate(layers):
+            due = due or number in edges
+            if part and due and part[-1].node is not layer.node:
+                yield part
+                part, due = [], False
+            part.append(layer)
+        if part:
+            yield part
