@@ -8,10 +8,12 @@ from typing import Any
 
 from ..data import Feeds
 from ..ir.graph import Constant, Model
-from .capture import capture, restored
+from .capture import capture, restored, that_fit
 from .layers import Layer
 from .moments import Moments
 
+FEWEST = 32  # feeds that are used in any case, where there are as many
+_A_STAGE, _ALL_STAGES = 2e10, 1.2e11  # multiplications that one stage, and all of them, may take
 STAGES = 12  # at most: how often inputs are measured again behind compressed layers
 
 
@@ -26,6 +28,17 @@ class Calibration:
     feeds: Sequence[Feeds]
     seed: int = 0
     stages_most: int = STAGES
+
+    @classmethod
+    def planned(cls, model: Model, layers: Sequence[Layer], feeds: Sequence[Feeds], seed: int = 0) -> Calibration:
+        """As many of the feeds, and as many stages, as the model's size allows: its multiplications are counted on one of them."""
+        if not feeds:
+            return cls((), seed)
+        seen = capture(model, layers, feeds[:1], seed)
+        work = sum(layer.size * m.vectors for layer in layers if (m := seen.get(layer.name)) is not None)
+        count = min(len(feeds), max(FEWEST, int(_A_STAGE / max(work, 1.0))))
+        spread = [feeds[i * len(feeds) // count] for i in range(count)]
+        return cls(spread, seed, max(1, min(STAGES, int(_ALL_STAGES / max(work * count, 1.0)))))
 
     @classmethod
     def none(cls) -> Calibration:
@@ -47,6 +60,11 @@ class Calibration:
             else:
                 before = dict(originals)
                 yield part, capture(model, part, self.feeds, self.seed, original=lambda b=before: restored(b))  # type: ignore[misc]
+
+    def whole(self, model: Model, layers: Sequence[Layer]) -> Iterator[tuple[list[Layer], dict[str, Moments]]]:
+        """Layers in the model as it is, as many at a time as there is memory for, and the moments of their inputs."""
+        for part in that_fit(layers):
+            yield part, capture(model, part, self.feeds, self.seed) if self.feeds else {}
 
     def _parts(self, layers: Sequence[Layer]) -> Iterator[list[Layer]]:
         """Neighbouring layers, in as many parts as there are stages; W and R of a recurrent operator stay together."""

@@ -19,6 +19,7 @@ from ..data import Feeds
 from ..ir.graph import Constant, Graph, Model, Node
 from .expose import Exposed, Place, exposed
 from .fidelity import Runner
+from .form import Form
 from .layers import RECURRENT, Layer
 from .moments import Moments, Sums, bytes_of
 
@@ -35,35 +36,6 @@ class _Use:
 
     node: Node
     places: tuple[Place, ...]
-
-
-def groups_of(layer: Layer) -> int:
-    """Of how many sets of outputs each reads inputs of its own."""
-    if layer.op in {"Conv", "ConvTranspose"}:
-        return int(layer.node.get("group", 1))
-    return layer.shape[0] if layer.op in RECURRENT else 1
-
-
-def width_of(layer: Layer) -> int:
-    """Values that an output of the layer's matrix form reads."""
-    if layer.op == "Conv":
-        return int(np.prod(layer.shape[1:]))
-    return layer.shape[0] // groups_of(layer) if layer.op == "ConvTranspose" else layer.shape[-1]
-
-
-def as_matrix(layer: Layer, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A layer's weight (or codes) as [groups, out, values], matching its moments."""
-    groups = groups_of(layer)
-    if layer.op == "ConvTranspose":  # each input position scatters x W: [in, out, k...] read as [out * k, in]
-        return weight.reshape(groups, weight.shape[0] // groups, -1).transpose(0, 2, 1)
-    return weight.reshape(groups, -1, width_of(layer))
-
-
-def from_matrix(layer: Layer, matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The inverse of ``as_matrix``."""
-    if layer.op == "ConvTranspose":
-        matrix = matrix.transpose(0, 2, 1)
-    return np.ascontiguousarray(matrix).reshape(layer.shape)
 
 
 def capture(
@@ -85,7 +57,7 @@ def capture(
         original: while it lasts, the model has its original weights: moments then relate both (``Block.cross``).
     """
     found: dict[str, Moments] = {}
-    for part in _that_fit(layers, paired=original is not None):
+    for part in that_fit(layers, paired=original is not None):
         found.update(_capture(model, part, feeds, seed, original))
         progress(part[-1].name)
     return found
@@ -100,11 +72,12 @@ def unseen(model: Model, layer: Layer) -> str | None:
     return None
 
 
-def _that_fit(layers: Sequence[Layer], *, paired: bool) -> Iterator[list[Layer]]:
+def that_fit(layers: Sequence[Layer], *, paired: bool = False) -> Iterator[list[Layer]]:
+    """Layers, in their order, as many at a time as there is memory for their sums."""
     part: list[Layer] = []
     held = 0
     for layer in layers:
-        size = bytes_of(groups_of(layer), width_of(layer), paired=paired)
+        size = bytes_of(Form.of(layer).groups, Form.of(layer).width, paired=paired)
         if part and held + size > _MEMORY:
             yield part
             part, held = [], 0
@@ -138,7 +111,7 @@ def _capture(
             continue
         values_before = before.read(feed) if before is not None else None
         for index, layer in enumerate(layers):
-            share = max(8, -(-max(FEWEST_ROWS, ROWS * width_of(layer)) // len(feeds)))
+            share = max(8, -(-max(FEWEST_ROWS, ROWS * Form.of(layer).width) // len(feeds)))
             for use in uses[layer.name]:
                 draw = [seed, number, index]
                 x = _rows(layer, use.node, [values.get(p) for p in use.places], share, draw)
@@ -243,7 +216,7 @@ def _rows(
     if node.op == "ConvTranspose":
         if x.ndim < 3 or x.shape[1] != layer.shape[0]:
             return None
-        groups = groups_of(layer)
+        groups = Form.of(layer).groups
         rows = np.moveaxis(x, 1, -1).reshape(-1, groups, x.shape[1] // groups).transpose(1, 0, 2)
         return _drawn(rows, count, rng), rows.shape[1]
     turned = bool(node.get("transA", 0)) if node.op == "Gemm" else layer.slot == 0
@@ -285,7 +258,7 @@ def _patches(
 ) -> tuple[Array, int] | None:
     """Patches under a convolution's kernel, [groups, rows, in/group * kernel]; outside of the map lie zeros."""
     kernel = layer.shape[2:]
-    spatial, groups = len(kernel), groups_of(layer)
+    spatial, groups = len(kernel), Form.of(layer).groups
     if x.ndim != spatial + 2 or x.shape[1] != layer.shape[1] * groups:
         return None
     strides = node.get("strides") or [1] * spatial

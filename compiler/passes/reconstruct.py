@@ -20,7 +20,7 @@ import numpy.typing as npt
 from eie.runtime.weight import Pattern, Weight
 
 from ..analysis.calibration import Calibration
-from ..analysis.capture import as_matrix, from_matrix, groups_of
+from ..analysis.form import Form
 from ..analysis.layers import Layer, find_layers
 from ..analysis.moments import Moments
 from ..errors import UserError
@@ -95,21 +95,26 @@ class Reconstruct(Pass):
             original: the weight to take for the layer's own, of its shape.
         """
         array = layer.array() if original is None else original
-        matrix = as_matrix(layer, array)
-        corrected = self.bias == "correct" and moments.known and has_bias(layer)
-        codes, values, note = self.codes(matrix, moments, centred=corrected, op=layer.op, shape=layer.shape)
-        weight = Weight(from_matrix(layer, codes), values, self._pattern_name())
+        form = Form.of(layer)
+        matrix = form.matrix(array)
+        corrected = self.corrects(layer, moments)
+        codes, values, note = self.codes(matrix, moments, form, centred=corrected)
+        weight = Weight(form.array(codes), values, self.kind)
         shift = moments.shift(matrix, values[codes]) if corrected else None
         return Fit(weight, note, shift)
 
+    def corrects(self, layer: Layer, moments: Moments) -> bool:
+        """Whether the layer's bias takes up the mean of what changes."""
+        return self.bias == "correct" and moments.known and has_bias(layer)
+
     def codes(
-        self, matrix: Array, moments: Moments, *, centred: bool = False, op: str = "Gemm", shape: tuple[int, ...] = ()
+        self, matrix: Array, moments: Moments, form: Form, *, centred: bool = False
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], str]:
         """Codes [groups, out, values] for a matrix of that shape, their codebook, and how.
 
         Args:
+            form: of the weight whose matrix it is: patterns lie along its axes.
             centred: a bias takes up the mean.
-            op, shape: the layer's, where a pattern lies along an axis of its kernel.
         """
         exact = Weight.exact(matrix)
         if exact is not None and not self.step and self.density >= 1 and exact.codebook.size <= 1 << self.bits:
@@ -117,7 +122,7 @@ class Reconstruct(Pass):
         known = moments if moments.known and moments.rows >= _FEW else Moments.white(matrix.shape[2])
         factors = geometry(known, centred=centred, damp=self.damp, ordered=True)
         wanted = aimed(matrix, factors)
-        mask = self._mask(matrix, wanted, factors, op, shape)
+        mask = self._mask(wanted, factors, form)
         deviation = float(matrix.std(dtype=np.float64))
         levels = grid(wanted, self.step * deviation) if self.step else self._fitted(wanted, mask, factors)
         chosen = self._assigned(wanted, factors, levels, mask)
@@ -132,24 +137,17 @@ class Reconstruct(Pass):
         price = self.price if self.step else 0.0
         return assign(wanted, factors, Settings(levels, price, mask, exact and self.pattern != "block"))
 
-    def _mask(
-        self, matrix: Array, wanted: Array, factors: list[Geometry], op: str, shape: tuple[int, ...]
-    ) -> Mask | None:
+    def _mask(self, wanted: Array, factors: list[Geometry], form: Form) -> Mask | None:
         """Which weights may stay: those of most w^2 / [H^-1]_jj (Optimal Brain Surgeon), in the pattern."""
         prune = self.prune
         if prune.density >= 1 and ":" not in self.pattern:
             return None
-        saliency = np.empty(matrix.shape, np.float32)
+        saliency = np.empty(wanted.shape, np.float32)
         for f in factors:
             inverse = np.empty((f.upper.shape[0], f.end - f.begin), np.float32)
             inverse[:, f.order] = np.sqrt(np.einsum("gij,gij->gj", f.upper, f.upper))  # of H^-1's diagonal
             saliency[:, :, f.begin : f.end] = np.abs(wanted[:, :, f.begin : f.end]) / inverse[:, None]
-        if op not in {"Conv", "ConvTranspose"} or not shape:
-            return prune.mask(saliency, "Gemm")
-        if op == "ConvTranspose":
-            kernel = saliency.transpose(0, 2, 1).reshape(shape)
-            return np.ascontiguousarray(prune.mask(kernel, op).reshape(matrix.shape[0], matrix.shape[2], -1).transpose(0, 2, 1))
-        return prune.mask(saliency.reshape(shape), op).reshape(matrix.shape)
+        return np.asarray(form.matrix(prune.mask(form.array(saliency), form.op)))
 
     def _fitted(self, wanted: Array, mask: Mask | None, factors: list[Geometry]) -> Array:
         kept = wanted[mask] if mask is not None else wanted.reshape(-1)
@@ -174,7 +172,9 @@ class Reconstruct(Pass):
         found[np.arange(levels.size) > zero] = np.maximum(found[np.arange(levels.size) > zero], 1e-30)
         return np.sort(found)
 
-    def _pattern_name(self) -> Pattern:
+    @property
+    def kind(self) -> Pattern:
+        """The pattern's name, as a Weight has it."""
         if ":" in self.pattern:
             return "n:m"
         return "balanced" if self.pattern == "balanced" else "block" if self.pattern == "block" else "unstructured"
@@ -242,7 +242,7 @@ def reconstruct(
             if layer.weight is not None and layer.weight.codebook.size <= 1 << step.bits and not step.step:
                 entries.append(LedgerEntry(layer.name, "shared already", kept=layer.weight.density))
                 continue
-            known = moments.get(layer.name) or Moments.white(as_matrix(layer, layer.array()).shape[2])
+            known = moments.get(layer.name) or Moments.white(Form.of(layer).width)
             before = layer.array()
             fit = step.fit(layer, known)
             originals[layer.constant] = (layer.constant.content, layer.constant.transposed)
@@ -264,9 +264,10 @@ def reconstruct(
 
 def output_error(layer: Layer, before: Array, after: Array, moments: Moments, *, centred: bool = False) -> float:
     """Root mean square of a layer's output error by its output, for inputs of such moments."""
-    matrix = as_matrix(layer, before)
+    form = Form.of(layer)
+    matrix = form.matrix(before)
     signal = moments.noise(matrix)
-    noise = moments.noise(matrix - as_matrix(layer, after), centred=centred)
+    noise = moments.noise(matrix - form.matrix(after), centred=centred)
     return float(np.sqrt(noise / signal)) if signal > 0 else float(noise > 0)
 
 
@@ -313,7 +314,7 @@ def correct_bias(layer: Layer, shift: npt.NDArray[np.float64]) -> tuple[Constant
     else:  # [directions, 2 * gates * hidden]: W's, then R's
         half = moved.shape[1] // 2
         part = slice(0, half) if layer.slot == 1 else slice(half, None)
-        moved[:, part] += shift.reshape(groups_of(layer), -1)
+        moved[:, part] += shift.reshape(len(moved), -1)
     kind = array.dtype
     if kind.kind == "f" and not np.isfinite(moved.astype(kind)).all():
         return None

@@ -19,6 +19,7 @@ from ..ir.graph import Model
 from ..ir.writer import save as save_model
 from ..ir.writer import size_of
 from ..lowering.artifact import Stored
+from ..choose import Promised
 from ..recipe import Recipe
 
 KINDS = ("codes", "indices", "codebook", "tables", "container")
@@ -108,6 +109,8 @@ class Result:
         closed_inputs: inputs with a default value in the model, which are constants now.
         verify: the artifact's outputs against the original's, run on the ``cpu`` backend.
         accuracy: top-1 before and after, where the data has labels.
+        promised: what the search promises, where the recipe has a budget.
+        notes: what the reconstruction said of each layer.
         output_bytes: size of the artifact; 0 until saved.
     """
 
@@ -123,6 +126,8 @@ class Result:
     closed_inputs: Sequence[str]
     verify: Fidelity
     accuracy: Accuracy | None
+    promised: Promised | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
     output_bytes: int = field(default=0)
 
     @property
@@ -179,7 +184,12 @@ class Result:
                 "before": self.accuracy.before,
                 "after": self.accuracy.after,
                 "samples": self.accuracy.samples,
+                "interval_before": list(self.accuracy.interval_before),
+                "interval_after": list(self.accuracy.interval_after),
+                "interval_change": list(self.accuracy.interval_change),
             }
+        if self.promised is not None:
+            found["promise"] = self.promised.json()
         whole: dict[str, Any] = finite(found)
         return whole
 
