@@ -81,7 +81,8 @@ class Promised:
 
 def curves_of(
     model: Model, layers: Sequence[Layer], judge: Judge, recipe: Recipe, calibration: Calibration, *, cache: Cache | None,
-    jobs: int = 1, dask: str | None = None, progress: Callable[[str], None] = lambda name: None,
+    jobs: int = 1, dask: str | None = None, grid: Sequence[tuple[float, int]] = (),
+    progress: Callable[[str], None] = lambda name: None,
 ) -> list[Curve]:  # fmt: skip
     """Curves of the layers, with how far each one's error reaches."""
     part = judge.choose[:: max(1, len(judge.choose) // _WATCHED)][:_WATCHED]
@@ -97,7 +98,7 @@ def curves_of(
     budget = recipe.budget or Budget()
     return measure(
         model, layers, recipe, calibration, timed=budget.objective == "latency" or budget.latency_us > 0,
-        trusted=not judge.made_up, jobs=jobs, dask=dask, cache=cache, arrives=arrives, salt=f"{part} {len(judge.samples)}",
+        trusted=not judge.made_up, grid=grid, jobs=jobs, dask=dask, cache=cache, arrives=arrives, salt=f"{part} {len(judge.samples)}",
         progress=progress,
     )  # fmt: skip
 
@@ -130,7 +131,9 @@ def search(
                 transform(step, model, layers, chosen, calibration)
 
     progress.stage("search", 0)
-    found = Search(model, planner, task, apply, lambda: weigh(model, layers, encoding, recipe.activations), progress.step).run()
+    found = Search(
+        model, planner, task, apply, lambda: weigh(model, layers, encoding, recipe.activations), progress.step
+    ).run()
     points = found.points
     return Promised(
         [rule_of(name, point) for name, point in points.items()],
@@ -161,7 +164,12 @@ def _task(model: Model, judge: Judge, budget: Budget, latency: bool, most: float
         return judge.error(model, parts[part], allowed) if budget.model_sqnr_db > 0 else None
 
     return Task(
-        read, budget.size, budget.latency_us, latency, most, allowed if not budget.max_drop and budget.model_sqnr_db else 1e-2
+        read,
+        budget.size,
+        budget.latency_us,
+        latency,
+        most,
+        allowed if not budget.max_drop and budget.model_sqnr_db else 1e-2,
     )
 
 
@@ -194,4 +202,6 @@ def point_text(point: Point) -> str:
     """A point's options as a recipe writes them."""
     if point.plain:
         return "as it is"
-    return ", ".join(f"{name}{{{','.join(f'{k}={v:g}' for k, v in options.items())}}}" for name, options in point.options.items())
+    return ", ".join(
+        f"{name}{{{','.join(f'{k}={v:g}' for k, v in options.items())}}}" for name, options in point.options.items()
+    )

@@ -25,8 +25,8 @@ from .analysis.judge import Judge
 from .analysis.layers import Layer, LeftAlone, find_layers
 from .analysis.moments import Moments
 from .choose import Promised, search
-from .errors import ModelError, PromiseError, UserError
 from .data import Feeds
+from .errors import ModelError, PromiseError, UserError
 from .ir.graph import Constant, Model
 from .ir.reader import read
 from .ir.verifier import verify
@@ -201,7 +201,8 @@ def transform(
     groups: dict[Pass, set[str]] = {}
     for name, options in own.items():
         groups.setdefault(options, set()).add(name)
-    changed, entries = False, []
+    changed = False
+    entries: list[LedgerEntry] = []
     for options, names in groups.items():
 
         def select(layer: Layer, names: set[str] = names) -> bool:

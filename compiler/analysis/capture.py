@@ -253,9 +253,7 @@ def _states(
     return np.concatenate(parts, axis=1), vectors
 
 
-def _patches(
-    layer: Layer, node: Node, x: Array, count: int, rng: np.random.Generator
-) -> tuple[Array, int] | None:
+def _patches(layer: Layer, node: Node, x: Array, count: int, rng: np.random.Generator) -> tuple[Array, int] | None:
     """Patches under a convolution's kernel, [groups, rows, in/group * kernel]; outside of the map lie zeros."""
     kernel = layer.shape[2:]
     spatial, groups = len(kernel), Form.of(layer).groups
@@ -275,13 +273,19 @@ def _patches(
         return None
     axes = tuple(range(2, 2 + spatial))
     windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=axes)
-    pick = (slice(None), slice(None), *(slice(None, None, s) for s in strides), *(slice(None, None, d) for d in dilations))
+    pick = (
+        slice(None),
+        slice(None),
+        *(slice(None, None, s) for s in strides),
+        *(slice(None, None, d) for d in dilations),
+    )
     windows = windows[pick]  # [batch, channels, places..., kernel...]
     places = (windows.shape[0], *windows.shape[2 : 2 + spatial])
     total_places = int(np.prod(places))
     flat = rng.choice(total_places, count, replace=False) if total_places > count else np.arange(total_places)
     item, *at = np.unravel_index(np.sort(flat), places)
-    rows = windows[(item, slice(None), *at)]  # [rows, channels, kernel...]
+    picked: tuple[Any, ...] = (item, slice(None), *at)
+    rows = windows[picked]  # [rows, channels, kernel...]
     return np.ascontiguousarray(rows.reshape(len(rows), groups, -1).transpose(1, 0, 2)), total_places
 
 

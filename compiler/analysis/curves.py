@@ -51,7 +51,14 @@ FEW_DENSITIES = (1.0, 0.5, 0.3, 0.18, 0.1, 0.05)
 BITS = (3, 4, 5, 6, 8)
 _REFERENCE = 1e-2  # of error, at which a layer's reach is measured
 _WEIGHTS = 1 << 18  # a larger layer is tried on as many of its weights
-_LOWERED = {"MatMul": "Gemm", "Gemm": "Gemm", "Conv": "Conv", "ConvTranspose": "ConvTranspose", "LSTM": "LSTM", "GRU": "GRU"}
+_LOWERED = {
+    "MatMul": "Gemm",
+    "Gemm": "Gemm",
+    "Conv": "Conv",
+    "ConvTranspose": "ConvTranspose",
+    "LSTM": "LSTM",
+    "GRU": "GRU",
+}
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,7 @@ def measure(
     *,
     timed: bool = False,
     trusted: bool = True,
+    grid: Sequence[tuple[float, int]] = (),
     jobs: int = 1,
     dask: str | None = None,
     cache: Cache | None = None,
@@ -141,16 +149,17 @@ def measure(
         arrives: error energy at the worst output of the model as it is now, by its own: for ``Curve.reach``.
         salt: what else the answer depends on.
         timed: try more densities: time follows from them.
+        grid: densities and bits to try beside what is tried anyway.
         trusted: the samples are real: codes are chosen by them. Otherwise they only say how large the error is.
         jobs, dask: where to work, as in compiler/sweep.py.
         cache: where answers are kept.
     """
     found: dict[str, Curve] = {}
-    key = _key(model, layers, recipe, calibration, f"{timed} {trusted} {salt}") if cache is not None else ""
+    key = _key(model, layers, recipe, calibration, f"{timed} {trusted} {grid} {salt}") if cache is not None else ""
     if cache is not None and (known := cache.get(key)) is not None:
         return known
     for part, moments in calibration.whole(model, layers):
-        tasks = [_task(layer, moments.get(layer.name), recipe, timed) for layer in part]
+        tasks = [_task(layer, moments.get(layer.name), recipe, timed, grid) for layer in part]
         answers = spread(functools.partial(_curve, trusted=trusted), tasks, jobs=jobs, dask=dask)
         for layer, task, curve in zip(part, tasks, answers, strict=True):
             progress(task.name)
@@ -163,9 +172,7 @@ def measure(
     return curves
 
 
-def _reach(
-    model: Model, layer: Layer, task: _Task, curve: Curve, arrives: Callable[[], float], trusted: bool
-) -> float:
+def _reach(model: Model, layer: Layer, task: _Task, curve: Curve, arrives: Callable[[], float], trusted: bool) -> float:
     """The model is measured with one layer changed."""
     tried = [(p, c) for p, c in zip(curve.points, task.candidates, strict=False) if 0 < p.noise < 1]
     if not tried:
@@ -186,7 +193,9 @@ def _reach(
     return min(1e6, arrived / own) if math.isfinite(arrived) else 1e6
 
 
-def _task(layer: Layer, moments: Moments | None, recipe: Recipe, timed: bool) -> _Task:
+def _task(
+    layer: Layer, moments: Moments | None, recipe: Recipe, timed: bool, grid: Sequence[tuple[float, int]]
+) -> _Task:
     form, array = Form.of(layer), layer.array()
     known = moments if moments is not None else Moments.white(form.width)
     part, share = form.rows(_WEIGHTS), 1.0
@@ -194,7 +203,8 @@ def _task(layer: Layer, moments: Moments | None, recipe: Recipe, timed: bool) ->
         picked = form.matrix(array)[:, part[1]]
         share = picked.size / array.size
         form, array = part[0], part[0].array(picked)
-    candidates = tuple((o, passes_with(recipe, layer, o)) for o in open_options(recipe, layer, timed))
+    tried = open_options(recipe, layer, timed) + _gridded(recipe, grid)
+    candidates = tuple((o, passes_with(recipe, layer, o)) for o in {repr(o): o for o in tried}.values())
     attributes = {name: layer.node.get(name) for name in layer.node.attributes}
     return _Task(layer.name, form, array, known, has_bias(layer), share, layer.constant.nbytes,
                  _LOWERED.get(layer.op, ""), attributes, candidates, recipe.activations)  # fmt: skip
@@ -209,15 +219,15 @@ def _curve(task: _Task, trusted: bool) -> Curve:
     return Curve(task.name, tuple(points), task.moments.rows)
 
 
-def _point(
-    task: _Task, matrix: Array, signal: float, options: Options, passes: Sequence[Pass], trusted: bool
-) -> Point:
+def _point(task: _Task, matrix: Array, signal: float, options: Options, passes: Sequence[Pass], trusted: bool) -> Point:
     weight, centred = compressed(task.form, task.array, passes, task.moments, task.centred, trusted=trusted)
     noise = task.moments.noise(matrix - task.form.matrix(weight.dense()), centred=centred)
     ratio = noise / signal if signal > 0 else float(noise > 0)
     size = len(encode(weight))
     fixed = min(size, 60 + 3 * weight.codebook.size)
-    return Point(options, ratio, fixed + (size - fixed) / task.share, verdict_ns(task, weight), weight.density, weight.bits)
+    return Point(
+        options, ratio, fixed + (size - fixed) / task.share, verdict_ns(task, weight), weight.density, weight.bits
+    )
 
 
 def compressed(
@@ -282,24 +292,31 @@ def open_options(recipe: Recipe, layer: Layer, timed: bool) -> list[Options]:
         assert isinstance(own, Reconstruct)
         counted = ":" in own.pattern
         free = ("reconstruct", "density") not in fixed and not counted
-        densities: Iterable[float] = FEW_DENSITIES if free and (timed or own.pattern != "unstructured") else (own.density,)
+        densities: Iterable[float] = (
+            FEW_DENSITIES if free and (timed or own.pattern != "unstructured") else (own.density,)
+        )
         if ("reconstruct", "step") in fixed or ("reconstruct", "bits") in fixed:
             found = [{"reconstruct": {"step": own.step, "bits": own.bits, "density": d}} for d in densities]
         else:
-            found = [{"reconstruct": {"step": s, **({"density": d} if d < 1 else {})}} for d in densities for s in STEPS]
+            found = [
+                {"reconstruct": {"step": s, **({"density": d} if d < 1 else {})}} for d in densities for s in STEPS
+            ]
         if fitted_codebook(layer.array()) and not fixed:
             found.append({"reconstruct": {"step": 0.0, "bits": 8}})
         return found
-    densities = bits = (None,)
+    shares: Sequence[float | None] = (None,)
+    bits: Sequence[int | None] = (None,)
     if Sparsify in steps and not {("sparsify", "density"), ("sparsify", "threshold")} & fixed:
         own_sparsify = steps[Sparsify]
         assert isinstance(own_sparsify, Sparsify)
-        densities = (None,) if ":" in own_sparsify.pattern else DENSITIES
+        shares = (None,) if ":" in own_sparsify.pattern else DENSITIES
     if Cluster in steps and ("cluster", "bits") not in fixed:
         bits = BITS
     if not fixed and Cluster in steps and fitted_codebook(layer.array()):
-        return [{"sparsify": {"density": 1.0}, "cluster": {"bits": 8}} if Sparsify in steps else {"cluster": {"bits": 8}}]
-    for d in densities:
+        return [
+            {"sparsify": {"density": 1.0}, "cluster": {"bits": 8}} if Sparsify in steps else {"cluster": {"bits": 8}}
+        ]
+    for d in shares:
         for b in bits:
             chosen: dict[str, dict[str, Any]] = {}
             if d is not None:
@@ -308,6 +325,17 @@ def open_options(recipe: Recipe, layer: Layer, timed: bool) -> list[Options]:
                 chosen["cluster"] = {"bits": b}
             found.append(chosen or {step.name: {} for step in steps.values() if not isinstance(step, Reconstruct)})
     return found
+
+
+def grid_of(densities: Sequence[float], bits: Sequence[int]) -> list[tuple[float, int]]:
+    """Every density with every number of bits."""
+    return [(d, b) for d in densities for b in bits]
+
+
+def _gridded(recipe: Recipe, grid: Sequence[tuple[float, int]]) -> list[Options]:
+    if any(isinstance(p, Reconstruct) for p in recipe.passes):
+        return [{"reconstruct": {"step": 0.0, "density": d, "bits": b}} for d, b in grid]
+    return [{"sparsify": {"density": d}, "cluster": {"bits": b}} for d, b in grid]
 
 
 def fitted_codebook(values: npt.NDArray[np.floating]) -> bool:
@@ -337,7 +365,9 @@ class Cache:
 
     def __init__(self, folder: Path | None = None) -> None:
         home = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-        self.folder = folder if folder is not None else Path(os.environ.get("EIE_CACHE") or Path(home) / "eie") / "curves"
+        self.folder = (
+            folder if folder is not None else Path(os.environ.get("EIE_CACHE") or Path(home) / "eie") / "curves"
+        )
 
     def get(self, key: str) -> list[Curve] | None:
         try:

@@ -62,5 +62,9 @@ class Form:
         if self.op == "Conv":
             shape = (self.groups * picked.size, *self.shape[1:])
         else:
-            shape = (self.groups, picked.size, self.width) if self.groups > 1 or len(self.shape) > 2 else (picked.size, self.width)
+            shape = (
+                (self.groups, picked.size, self.width)
+                if self.groups > 1 or len(self.shape) > 2
+                else (picked.size, self.width)
+            )
         return Form(self.op, shape, self.groups), picked

@@ -30,7 +30,6 @@ Array = npt.NDArray[Any]
 
 _AT_ONCE = 64  # samples a run, where the model's batch is open
 _SHOWN = 16  # samples that the outputs after each pass are compared on
-_VERIFIED = 64  # ... and those of the artifact
 _HELD = 48 << 20  # bytes of the original's answers that are kept; others are computed again
 _FEWEST = 16  # samples from which three parts are made; of fewer, a quarter is held back and the others do for the rest
 
@@ -138,7 +137,7 @@ class Judge:
 
     def measure(self, model: Model) -> Fidelity:
         """How far a Graph's outputs are from the original's; compressed constants are decoded."""
-        return self._compare(Runner(model, self.tensors).run, self.check[:_SHOWN])
+        return self._compare(Runner(model, self.tensors).run, self.check[:: -(-len(self.check) // _SHOWN)])
 
     def _compare(self, run: Any, part: Sequence[int]) -> Fidelity:
         width = len(self.tensors)
@@ -150,9 +149,7 @@ class Judge:
         return self._energies([(self.expected(i), run(self.samples[i])) for i in part])
 
     def _energies(self, pairs: Iterable[tuple[list[Array], list[Array]]]) -> tuple[Array, Array]:
-        both = [
-            [energies(np.asarray(y), np.asarray(z)) for y, z in zip(ys, zs, strict=False)] for ys, zs in pairs
-        ]
+        both = [[energies(np.asarray(y), np.asarray(z)) for y, z in zip(ys, zs, strict=False)] for ys, zs in pairs]
         found = np.array(both, np.float64).reshape(len(both), -1, 2)
         return found[:, :, 0], found[:, :, 1]
 
@@ -174,10 +171,15 @@ class Judge:
                 [_scores(self.expected(i)[0]) for i in range(len(self.samples))],
             )
         )
-        labels = None if self.labels is None else self.labels[self.picked]
+        labels = None if self.labels is None else self.labels[self.picked].astype(np.int64)
+        if labels is not None and labels.size and not 0 <= labels.min() <= labels.max() < everywhere.shape[1]:
+            raise UserError(f"the labels go from {labels.min()} to {labels.max()}, and the model tells {everywhere.shape[1]} classes "
+                            "apart", where="label", hint=f"They are indices, 0 to {everywhere.shape[1] - 1}.")  # fmt: skip
         if labels is not None and len(labels) != len(everywhere):
             labels = None
-        return drop_reading(before, after, everywhere, allowed, None if labels is None else labels[np.asarray(part)], labels)
+        return drop_reading(
+            before, after, everywhere, allowed, None if labels is None else labels[np.asarray(part)], labels
+        )
 
     def needs_classes(self) -> None:
         """Raises UserError where the first output holds no scores of classes."""
@@ -203,7 +205,7 @@ class Judge:
     def artifact(self, artifact: Model) -> Fidelity:
         """How far the artifact's outputs are from the original's, run as users run it on the ``cpu`` backend."""
         with _session(artifact, self.tensors) as session:
-            return self._compare(lambda feed: session.run(self.tensors, feed), self.check[:_VERIFIED])
+            return self._compare(lambda feed: session.run(self.tensors, feed), self.check)
 
     def accuracy(self, original: Model, artifact: Model) -> Accuracy:
         """Top-1 of both on all labelled samples."""

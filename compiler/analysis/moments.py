@@ -19,6 +19,7 @@ Array = npt.NDArray[np.float32]
 Array64 = npt.NDArray[np.float64]
 
 WIDE = 2048  # inputs from which moments are kept by blocks
+_TOGETHER = 512  # rows summed at once
 _MOST = 1 << 24  # numbers that a layer's moments hold at most: the wider it is, the narrower its blocks
 
 
@@ -82,7 +83,9 @@ class Moments:
             d = difference[:, :, block.begin : block.end]
             total += float(np.vdot(np.matmul(d, block.covariance.astype(np.float32)), d))
             if not centred:
-                total += float(np.square(np.matmul(d, block.mean[:, :, None].astype(np.float32)), dtype=np.float64).sum())
+                total += float(
+                    np.square(np.matmul(d, block.mean[:, :, None].astype(np.float32)), dtype=np.float64).sum()
+                )
         return max(0.0, total)
 
     def shift(self, before: Array, after: Array) -> Array64:
@@ -115,6 +118,8 @@ class Sums:
         self.rows = self.runs = self.vectors = 0
         self.low, self.high = float("inf"), float("-inf")
         self._blocks: list[_BlockSums] = []
+        self._waiting: list[tuple[Array, Array | None]] = []
+        self._count = 0
 
     def add(self, x: Array, vectors: int, z: Array | None = None) -> None:
         """Take in rows, float32 [groups, rows, values], drawn from so many of a run; ``z``: the same rows in the original. Rows
@@ -128,10 +133,26 @@ class Sums:
             x, z = x[:, good], None if z is None else z[:, good]
         if not x.shape[1]:
             return
-        if not self._blocks:
-            self._blocks = [_BlockSums(b, e, x[:, :, b:e], z is not None) for b, e in spans(x.shape[2])]
         self.rows += x.shape[1]
         self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
+        self._waiting.append((x, z))
+        self._count += x.shape[1]
+        if self._count >= _TOGETHER:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Rows of several runs at once: a sum of n x n numbers costs as much for one row as for hundreds."""
+        if not self._waiting:
+            return
+        x = np.concatenate([part[0] for part in self._waiting], axis=1)
+        z = (
+            np.concatenate([part[1] for part in self._waiting if part[1] is not None], axis=1)
+            if self._waiting[0][1] is not None
+            else None
+        )
+        self._waiting, self._count = [], 0
+        if not self._blocks:
+            self._blocks = [_BlockSums(b, e, x[:, :, b:e], z is not None) for b, e in spans(x.shape[2])]
         for block in self._blocks:
             block.add(x, z)
 
@@ -139,6 +160,7 @@ class Sums:
         """Their means; None where nothing was seen."""
         if not self.rows:
             return None
+        self._flush()
         blocks = tuple(b.moments(self.rows) for b in self._blocks)
         return Moments(blocks, self.rows, self.low, self.high, self.vectors / self.runs)
 

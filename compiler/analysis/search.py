@@ -116,8 +116,10 @@ class Planner:
         if sum(float(v.min()) for v in values) > limit:
             return None
         low, high = -60.0, 60.0  # logarithm of the price of a byte (or microsecond)
+
         def pick(price: float) -> list[int]:
             return [int(np.argmin(r * n + price * v)) for r, n, v in zip(self.reach, self.noise, values, strict=True)]
+
         for _ in range(80):
             middle = (low + high) / 2
             if sum(float(v[i]) for v, i in zip(values, pick(math.exp(middle)), strict=True)) > limit:
@@ -192,7 +194,9 @@ def dense(points: Sequence[Point]) -> list[Point]:
                 continue
             for k in range(1, _BETWEEN):
                 t = k / _BETWEEN
-                step = float(f"{a.options['reconstruct']['step'] ** (1 - t) * b.options['reconstruct']['step'] ** t:.4g}")
+                step = float(
+                    f"{a.options['reconstruct']['step'] ** (1 - t) * b.options['reconstruct']['step'] ** t:.4g}"
+                )
                 found.append(
                     Point(
                         {**a.options, "reconstruct": {**a.options["reconstruct"], "step": step}},
@@ -216,7 +220,13 @@ class Search:
     """
 
     def __init__(
-        self, model: Model, planner: Planner, task: Task, apply: Apply, weigh: Callable[[], int], progress: Callable[[str], None]
+        self,
+        model: Model,
+        planner: Planner,
+        task: Task,
+        apply: Apply,
+        weigh: Callable[[], int],
+        progress: Callable[[str], None],
     ) -> None:
         self.model, self.planner, self.task = model, planner, task
         self.apply, self.weigh, self.progress = apply, weigh, progress

@@ -12,7 +12,11 @@ from ..ir.graph import Model
 def undone(model: Model) -> Iterator[None]:
     """Whatever is done to a model's constants, and to which of them operators read, is undone at the end."""
     held = [
-        (graph, {n: (c, c.content, c.transposed) for n, c in graph.constants.items()}, {n: list(n.inputs) for n in graph.structure})
+        (
+            graph,
+            {n: (c, c.content, c.transposed) for n, c in graph.constants.items()},
+            {n: list(n.inputs) for n in graph.structure},
+        )
         for graph in model.graph.graphs()
     ]
     try:

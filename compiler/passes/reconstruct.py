@@ -61,14 +61,19 @@ class Reconstruct(Pass):
     ensures: ClassVar[frozenset[str]] = frozenset({"shared"})
 
     step: float = option(
-        0.0, "distance of neighbouring values, in standard deviations of the layer's weights; 0: as bits say", low=0.0, high=100.0
+        0.0,
+        "distance of neighbouring values, in standard deviations of the layer's weights; 0: as bits say",
+        low=0.0,
+        high=100.0,
     )
     bits: int = option(5, "of a code, where step is 0: 2^bits - 1 fitted values, and zero", low=1, high=8)
     density: float = option(1.0, "share of weights that may be kept; with a step fewer can be", low=0.0, high=1.0)
     pattern: str = option("unstructured", "unstructured, balanced, block, or N:M such as 2:4")
     lanes: int = option(16, "of balanced, as in sparsify", low=1, high=4096)
     window: int = option(0, "of balanced, as in sparsify", low=0, high=65536)
-    price: float = option(PRICE, "what a bit of code is worth, in squared steps of error; 0: nearest values", low=0.0, high=10.0)
+    price: float = option(
+        PRICE, "what a bit of code is worth, in squared steps of error; 0: nearest values", low=0.0, high=10.0
+    )
     damp: float = option(0.02, "share of the mean variance added to each input's", low=1e-6, high=10.0)
     bias: str = option("correct", "correct it for the mean error, or keep it", choices=("correct", "keep"))
 
@@ -284,9 +289,11 @@ def _bias_slot(layer: Layer) -> int | None:
         slot = 2
         if layer.op == "Gemm" and (node.get("beta", 1.0) != 1.0 or node.get("alpha", 1.0) != 1.0):
             return None
-    elif layer.op == "LSTM" or (layer.op == "GRU" and layer.slot == 1):
-        slot = 3
-    elif layer.op == "GRU" and node.get("linear_before_reset", 0):
+    elif (
+        layer.op == "LSTM"
+        or (layer.op == "GRU" and layer.slot == 1)
+        or (layer.op == "GRU" and node.get("linear_before_reset", 0))
+    ):
         slot = 3
     else:
         return None
@@ -296,7 +303,9 @@ def _bias_slot(layer: Layer) -> int | None:
     if bias is None or bias.weight is not None:
         return None
     outputs = layer.shape[0] if layer.op in {"Conv", "Gemm"} else layer.shape[0] * layer.shape[1] * 2
-    return slot if bias.elements == outputs and bias.dims[-1] * (1 if slot == 2 else layer.shape[0]) == outputs else None
+    return (
+        slot if bias.elements == outputs and bias.dims[-1] * (1 if slot == 2 else layer.shape[0]) == outputs else None
+    )
 
 
 def correct_bias(layer: Layer, shift: npt.NDArray[np.float64]) -> tuple[Constant, tuple[Any, bool]] | None:

@@ -119,7 +119,9 @@ class Settings:
         exact: weights in the mask never become zero: patterns that kernels rely on.
     """
 
-    def __init__(self, levels: Array64, price: float, mask: npt.NDArray[np.bool_] | None = None, exact: bool = False) -> None:
+    def __init__(
+        self, levels: Array64, price: float, mask: npt.NDArray[np.bool_] | None = None, exact: bool = False
+    ) -> None:
         self.levels, self.price, self.mask, self.exact = levels, price, mask, exact
         self.zero = int(np.searchsorted(levels, 0.0))
 

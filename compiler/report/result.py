@@ -15,11 +15,11 @@ from eie.runtime.format import inspect
 from ..analysis.fidelity import Fidelity
 from ..analysis.judge import Accuracy
 from ..analysis.layers import LeftAlone
+from ..choose import Promised
 from ..ir.graph import Model
 from ..ir.writer import save as save_model
 from ..ir.writer import size_of
 from ..lowering.artifact import Stored
-from ..choose import Promised
 from ..recipe import Recipe
 
 KINDS = ("codes", "indices", "codebook", "tables", "container")
