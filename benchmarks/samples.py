@@ -64,7 +64,7 @@ def keywords(name: str, draw: int) -> tuple[Arrays, Arrays]:
     labels = next(v for v in arrays.values() if v.ndim == 1)
     info = session(name).get_inputs()[0]
     x = ((inputs.astype(np.float32) - 83) * np.float32(0.5847029)) if inputs.dtype == np.int8 else inputs
-    x = x.astype(np.float32).reshape(len(x), *[d for d in info.shape[1:]])
+    x = x.astype(np.float32).reshape(len(x), *info.shape[1:])
     order = np.random.default_rng(draw).permutation(len(x))
     return {info.name: x[order[:250]]}, {info.name: x[order[250:]], "label": labels[order[250:]]}
 
@@ -234,9 +234,9 @@ def samples(name: str, draw: int) -> tuple[Arrays, Arrays]:
         KeyError: no samples are known for the model.
     """
     calibrate, judge = SOURCES[name](name, draw)
-    info = {i.name: i for i in session(name).get_inputs()}
+    single = {i.name: len(i.shape) for i in session(name).get_inputs() if i.shape and i.shape[0] == 1}
     for arrays in (calibrate, judge):
         for key, value in list(arrays.items()):
-            if key in info and info[key].shape and value.ndim == len(info[key].shape) and isinstance(info[key].shape[0], int) and info[key].shape[0] == 1:
+            if value.ndim == single.get(key):
                 arrays[key] = value[:, None]  # a stack of whole inputs
     return calibrate, judge

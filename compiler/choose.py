@@ -21,6 +21,7 @@ from .analysis.search import Found, Planner, Search, Task
 from .ir.graph import Model
 from .ir.writer import size_of
 from .lowering.artifact import lower
+from .lowering.names import shorten
 from .passes.base import Pass, PassResult
 from .passes.canonicalize import Canonicalize
 from .passes.encode import Encode
@@ -195,6 +196,8 @@ def weigh(model: Model, layers: Sequence[Layer], encoding: Encode, activations: 
     copied, its_layers = copy.deepcopy((model, list(layers)), shared)
     lower(copied, its_layers, activations, codec=encoding.chosen, index_bits=encoding.index_bits or None)
     copied.graph.prune()
+    if encoding.names == "short":
+        shorten(copied)
     return size_of(copied)
 
 

@@ -32,6 +32,7 @@ from .ir.reader import read
 from .ir.verifier import verify
 from .ir.writer import to_proto
 from .lowering.artifact import Lowered, lower
+from .lowering.names import shorten
 from .passes.base import LedgerEntry, Pass, PassResult, check_order
 from .passes.canonicalize import Canonicalize
 from .passes.encode import Encode
@@ -336,6 +337,8 @@ class _Run:
             progress=self.progress.step,
         )
         model.graph.prune()
+        if encoding.names == "short":
+            shorten(model)
         verify(model)
         self.steps.append(Step("lower", time.perf_counter() - began, None))
         return lowered

@@ -182,7 +182,7 @@ def drop_reading(
 def _rival(scores: Array, own: Array) -> Array:
     others = scores.copy()
     others[np.arange(len(own)), own] = -np.inf
-    return others.argmax(1)
+    return np.asarray(others.argmax(1))
 
 
 def _margin(scores: Array, own: Array, rival: Array) -> Array:

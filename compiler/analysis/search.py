@@ -9,6 +9,7 @@ budget is corrected until the promise just holds there; last, it has to hold on 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -189,7 +190,7 @@ def dense(points: Sequence[Point]) -> list[Point]:
             stepped.setdefault(repr(sorted(rest.items())), []).append(point)
     for line in stepped.values():
         line.sort(key=lambda p: p.options["reconstruct"]["step"])
-        for a, b in zip(line, line[1:], strict=False):
+        for a, b in itertools.pairwise(line):
             if min(a.noise, b.noise) <= 0:
                 continue
             for k in range(1, _BETWEEN):
