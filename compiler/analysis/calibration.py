@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..data import Feeds
+import numpy as np
+
+from ..data import Feeds, describe, inputs_of
+from ..errors import UserError
 from ..ir.graph import Constant, Model
 from .capture import capture, restored, that_fit
 from .layers import Layer
@@ -14,6 +17,7 @@ from .moments import Moments
 
 FEWEST = 32  # feeds that are used in any case, where there are as many
 _A_STAGE, _ALL_STAGES = 2e10, 1.2e11  # multiplications that one stage, and all of them, may take
+_BATCH, _BATCH_BYTES = 32, 2 << 20  # samples a run, and bytes of input
 STAGES = 12  # at most: how often inputs are measured again behind compressed layers
 
 
@@ -38,7 +42,7 @@ class Calibration:
         work = sum(layer.size * m.vectors for layer in layers if (m := seen.get(layer.name)) is not None)
         count = min(len(feeds), max(FEWEST, int(_A_STAGE / max(work, 1.0))))
         spread = [feeds[i * len(feeds) // count] for i in range(count)]
-        return cls(spread, seed, max(1, min(STAGES, int(_ALL_STAGES / max(work * count, 1.0)))))
+        return cls(together(model, layers, spread), seed, max(1, min(STAGES, int(_ALL_STAGES / max(work * count, 1.0)))))
 
     @classmethod
     def none(cls) -> Calibration:
@@ -80,3 +84,23 @@ class Calibration:
             part.append(layer)
         if part:
             yield part
+
+
+def together(model: Model, layers: Sequence[Layer], feeds: Sequence[Feeds]) -> Sequence[Feeds]:
+    """The same samples, several a run where the model leaves its batch open and runs on it."""
+    inputs = {i.name: i.dims for i in describe(inputs_of(model))}
+    first = {name: np.asarray(array) for name, array in feeds[0].items()}
+    size = sum(a.nbytes for a in first.values())
+    batch = min(_BATCH, len(feeds), _BATCH_BYTES // max(1, size))
+    alike = all({n: np.asarray(a).shape for n, a in feed.items()} == {n: a.shape for n, a in first.items()} for feed in feeds)
+    open_batch = all((d := inputs.get(n)) and d[0] is None and a.ndim and a.shape[0] == 1 for n, a in first.items())
+    if batch < 2 or not alike or not open_batch:
+        return feeds
+    merged = [
+        {n: np.concatenate([np.asarray(feed[n]) for feed in feeds[i : i + batch]]) for n in first} for i in range(0, len(feeds), batch)
+    ]
+    try:
+        capture(model, layers[:1], merged[:1])
+    except UserError:  # a batch the model says it takes, and does not
+        return feeds
+    return merged
