@@ -3,7 +3,7 @@
 A recipe names the passes, their options, and rules. A rule selects layers by name (a shell pattern) or by operator type,
 and overrides options of single passes there, or leaves the layers alone; of several rules that match, the last wins, option
 by option. A ``[train]`` table says how passes train (compiler/training/settings.py). With a ``[budget]`` the density and the
-bits that no rule gives are searched for, layer by layer (compiler/analysis/budget.py), and ``--save-recipe`` writes what was
+bits that no rule gives are searched for, layer by layer (compiler/analysis/search.py), and ``--save-recipe`` writes what was
 found as rules.
 """
 
@@ -24,29 +24,47 @@ from .errors import UserError, nearest
 from .passes.base import Pass, TrainingPass, find_pass, make_pass, parse_pipeline
 from .training.settings import Settings
 
-DEFAULT = "post-training"
+DEFAULT = "post-training"  # without samples
+WITH_DATA = "calibrated"  # with samples
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How far outputs may move, as signal-to-quantization-noise ratio 10 log10(sum y^2 / sum (y - y')^2) on sample input.
+    """What the search may spend. Errors are signal-to-quantization-noise ratios, 10 log10(sum y^2 / sum (y - y')^2), on samples.
 
     Attributes:
-        layer_sqnr_db: least SQNR of each compressed layer's output, its own input given, in dB.
-        model_sqnr_db: least SQNR of every floating-point output of the whole model that three quarters of the samples
-            reach, in dB.
-        samples: how many sample inputs to judge on.
-        seed: of the generator that makes sample input when no data is given.
+        layer_sqnr_db: least SQNR of each compressed layer's output, its own input given, in dB; 0: no bound.
+        model_sqnr_db: least SQNR of every floating-point output of the whole model, in dB: of all samples together, and that three
+            quarters of them reach; 0: no bound.
+        max_drop: instead of that: most that top-1 accuracy falls (without labels: most answers that change), as a share; or most that
+            ``metric`` falls, in its own unit; 0: no bound.
+        metric: ``module:function``, called with outputs and data by name; "": top-1.
+        size: most bytes of the artifact; latency_us: most microseconds that its compressed layers are expected to take on this
+            machine; 0: as few as the rest allows.
+        objective: size or latency: what is made small.
+        samples: how many sample inputs to use.
+        seed: of the generator that makes sample input when no data is given, and of the draw of those held back.
     """
 
     layer_sqnr_db: float = 30.0
     model_sqnr_db: float = 25.0
+    max_drop: float = 0.0
+    metric: str = ""
+    size: int = 0
+    latency_us: float = 0.0
+    objective: str = "size"
     samples: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (0 < self.layer_sqnr_db <= 100 and 0 < self.model_sqnr_db <= 100):
+        if not (0 <= self.layer_sqnr_db <= 100 and 0 <= self.model_sqnr_db <= 100):
             raise UserError("a budget's SQNR lies between 0 and 100 dB", where="budget")
+        if not 0 <= self.max_drop < float("inf") or (self.max_drop >= 1 and not self.metric):
+            raise UserError(f"max_drop = {self.max_drop:g} is no share from 0 to 1", where="budget", hint="0.005 is half a percent.")
+        if self.size < 0 or not 0 <= self.latency_us < float("inf"):
+            raise UserError("size and latency_us are 0 or more", where="budget")
+        if self.objective not in ("size", "latency"):
+            raise UserError(f"objective = {self.objective!r} is neither size nor latency", where="budget")
         if not 0 <= self.seed < 1 << 63:
             raise UserError(f"seed = {self.seed} is outside 0 to 2^63 - 1", where="budget")
         if not 1 <= self.samples <= 100_000:
@@ -308,6 +326,10 @@ def _table(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
 
 def _number(value: Any, key: str, where: str) -> Any:
     kind = Budget.__dataclass_fields__[key].type
+    if kind == "str":
+        if not isinstance(value, str):
+            raise UserError(f"{key} = {value!r} is no string", where=where)
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float) or (kind == "int" and not isinstance(value, int)):
         raise UserError(f"{key} = {value!r} is no {'whole ' if kind == 'int' else ''}number", where=where)
     return value if kind == "int" else float(value)

@@ -12,9 +12,22 @@ from ..errors import UserError
 from ..files import check_writable, write_beside
 from ..passes.base import parse_pipeline
 from ..pipeline import optimize
-from ..recipe import DEFAULT, Recipe, presets
+from ..recipe import DEFAULT, WITH_DATA, Recipe, presets
 from ..report.table import console, report
 from .common import Bars, Format, Json, ModelPath, activations, print_json, shapes
+from .promises import (
+    Cached,
+    Dask,
+    Jobs,
+    Latency,
+    MaxDrop,
+    MaxError,
+    Metric,
+    Objective,
+    Samples,
+    Size,
+    budget,
+)
 
 NAME = "optimize"
 
@@ -51,7 +64,13 @@ def command(
         Path | None,
         typer.Option(help="Write the trained model as plain ONNX too, nothing in it compressed.", show_default=False),
     ] = None,
-    recipe: Annotated[str, typer.Option(help=f"A TOML file or a preset: {', '.join(presets())}.")] = DEFAULT,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help=f"A TOML file or a preset: {', '.join(presets())}; {WITH_DATA} with --data, {DEFAULT} without, when left out.",
+            show_default=False,
+        ),
+    ] = None,
     passes: Annotated[
         str | None,
         typer.Option(
@@ -65,6 +84,13 @@ def command(
         float | None,
         typer.Option(help="How many times fewer bytes weights take, for recipes with a total budget.", show_default=False),
     ] = None,
+    max_drop: MaxDrop = None,
+    max_error: MaxError = None,
+    size: Size = None,
+    latency: Latency = None,
+    objective: Objective = None,
+    metric: Metric = None,
+    samples: Samples = None,
     format: Format = None,
     shape: Annotated[
         list[str] | None, typer.Option(help="Shape of made-up input: name:1,3,224,224.", show_default=False)
@@ -80,6 +106,9 @@ def command(
             help="Fail (exit code 1) when a weight that should be compressed can't be, or the budget is missed.",
         ),
     ] = False,
+    cached: Cached = True,
+    jobs: Jobs = 1,
+    dask: Dask = None,
     json: Json = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Every pass, every reason.")] = False,
 ) -> None:
@@ -88,13 +117,18 @@ def command(
     _check_paths(model, None if dry_run else target, save_recipe, save_trained)
     if save_trained is not None and train is None:
         raise UserError("nothing is trained without --train", where="--save-trained")
-    if passes is not None and recipe != DEFAULT:
+    if passes is not None and recipe is not None:
         raise UserError("--passes and --recipe exclude each other", where="--passes")
     chosen = (
-        Recipe(name="--passes", passes=tuple(parse_pipeline(passes))) if passes is not None else Recipe.load(recipe)
+        Recipe(name="--passes", passes=tuple(parse_pipeline(passes)))
+        if passes is not None
+        else Recipe.load(recipe)
+        if recipe is not None
+        else None
     )
     if ratio is not None:
-        chosen = chosen.with_ratio(ratio)
+        chosen = (chosen or Recipe.load(WITH_DATA if data is not None else DEFAULT)).with_ratio(ratio)
+    asked = budget(model, max_drop, max_error, size, latency, objective, metric, samples, data is not None)
     bars = Bars(verbose)
     with bars.shown():
         result = optimize(
@@ -104,9 +138,14 @@ def command(
             train=train,
             loss=loss,
             checkpoint=checkpoint,
+            budget=asked,
             activations=activations(format),
             shapes=shapes(shape or []),
             strict=strict,
+            refuse=any(v is not None for v in (max_drop, max_error, size, latency)),
+            cache=cached,
+            jobs=jobs,
+            dask=dask,
             progress=bars,
         )
         with ExitStack() as both:  # all files, or none

@@ -305,6 +305,18 @@ class Graph:
                     body._rename_captured(old, new)
             self._connect(reader)
 
+    def rename(self, old: str, new: str) -> None:
+        """Give a tensor that an operator of this graph writes another name, here and in bodies; it must be no graph output."""
+        node = self._producer.pop(old)
+        assert not self.is_output(old), old
+        node.outputs = [new if o == old else o for o in node.outputs]
+        self._producer[new] = node
+        info = self.value_info.pop(old, None)
+        if info is not None:
+            info.name = new
+            self.value_info[new] = info
+        self.replace_uses(old, new)
+
     def bypass(self, node: Node, slot: int = 0) -> bool:
         """Remove an operator that only hands input ``slot`` on. False (and nothing done) where that can't be:
         it writes a graph output and what it reads can't take that name."""

@@ -33,6 +33,7 @@ REGISTRY = {  # name -> module of this package and class in it; imported when fi
     "dsd": ("dsd", "Dsd"),
     "ttq": ("ttq", "Ttq"),
     "fold-units": ("fold_units", "FoldUnits"),
+    "reconstruct": ("reconstruct", "Reconstruct"),
     "encode": ("encode", "Encode"),
 }
 

@@ -17,6 +17,7 @@ from eie.runtime.format import inspect
 from ..analysis.fidelity import Fidelity
 from ..analysis.judge import Accuracy
 from ..analysis.layers import LeftAlone
+from ..choose import Promised
 from ..ir.graph import Model
 from ..ir.writer import save as save_model
 from ..ir.writer import size_of
@@ -142,6 +143,8 @@ class Result:
         learnt: what training came to, where there was data for it.
         untrained: passes that learn from data and had none.
         trained: the model after all passes as plain ONNX, where something was trained.
+        promised: what the search promises, where the recipe has a budget.
+        notes: what the reconstruction said of each layer.
         output_bytes: size of the artifact; 0 until saved.
     """
 
@@ -160,6 +163,8 @@ class Result:
     learnt: Learnt | None = None
     untrained: Sequence[str] = ()
     trained: onnx.ModelProto | None = None
+    promised: Promised | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
     output_bytes: int = field(default=0)
 
     @property
@@ -216,11 +221,16 @@ class Result:
                 "before": self.accuracy.before,
                 "after": self.accuracy.after,
                 "samples": self.accuracy.samples,
+                "interval_before": list(self.accuracy.interval_before),
+                "interval_after": list(self.accuracy.interval_after),
+                "interval_change": list(self.accuracy.interval_change),
             }
         if self.learnt is not None:
             found["training"] = self.learnt.json()
         if self.untrained:
             found["untrained"] = list(self.untrained)
+        if self.promised is not None:
+            found["promise"] = self.promised.json()
         whole: dict[str, Any] = finite(found)
         return whole
 

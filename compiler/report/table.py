@@ -144,6 +144,10 @@ def _learnt(learnt: Learnt) -> Iterable[RenderableType]:
         yield f"           {name}: {len(all_of)} epochs, {sum(e.seconds for e in all_of):.0f} s, kept {kept}"
 
 
+def _interval(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:.1%} to {ends[1]:.1%}"
+
+
 def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[RenderableType]:
     """The whole answer of ``optimize``: table, what was left alone, totals, and how right it still is."""
     if result.layers:
@@ -157,6 +161,14 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
     alone = left_alone(result.left_alone, every=verbose)
     if alone:
         yield alone
+    if verbose and result.notes:
+        yield Text("reconstruction", style="bold")
+        for name, note in result.notes.items():
+            yield Text(f"  {printable(name)}: {note}")
+    unknown = [name for name, note in result.notes.items() if "white" in note]
+    if unknown and not verbose and not result.made_up:
+        some = ", ".join(elided(name) for name in unknown[:3]) + ", ..." * (len(unknown) > 3)
+        yield f"inputs of {len(unknown)} layers could not be seen, and were taken to be white: {some} (-v says why)"
     if verbose:
         yield Text("passes", style="bold")
         for step in result.steps:
@@ -178,9 +190,16 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
     yield f"outputs    {apart} the original's on {result.verify.samples} {kind}{worst}{agreement}"
     if result.accuracy:
         a = result.accuracy
-        yield f"accuracy   {a.before:.2%} before, {a.after:.2%} after ({(a.after - a.before) * 100:+.2f} points on {a.samples:,} samples)"
+        low, high = (100 * end for end in a.interval_change)
+        yield (
+            f"accuracy   {a.before:.2%} before ({_interval(a.interval_before)}), {a.after:.2%} after ({_interval(a.interval_after)}): "
+            f"{(a.after - a.before) * 100:+.2f} points ({low:+.2f} to {high:+.2f}) on {a.samples:,} samples"
+        )
     if result.learnt:
         yield from _learnt(result.learnt)
+    if result.promised and result.promised.reading and not result.missed:
+        held = "held back" if result.promised.held_back else "it was chosen on"
+        yield f"promise    kept on {result.promised.samples:,} samples {held}: {result.promised.reading.text}"
     yield f"weights    {size(result.weight_bytes_before)} before, {size(result.weight_bytes_after)} after"
     if result.output_bytes:
         yield Text.assemble(

@@ -34,12 +34,14 @@ class Verdict:
         kernel: name of the kernel, or ``dense``.
         why: one sentence.
         speedup: how many times faster it is expected to be than the other way; 0 where there is no other.
+        vector_ns: expected time, for one input vector of a matrix or one output position of a convolution; 0: not known.
     """
 
     dense: bool
     kernel: str
     why: str
     speedup: float = 0.0
+    vector_ns: float = 0.0
 
 
 def isa() -> str:
@@ -70,20 +72,24 @@ def verdict_of(op: str, attributes: Mapping[str, Any], weight: Weight, activatio
         )
         if step and activations == "f32" and not verdict.dense and verdict.speedup < _CONV_GAIN:
             why = f"{weight.density:.0%} kept: {verdict.speedup:.1f} times dense is not worth a step of its own"
-            return Verdict(True, "dense", why, 1 / verdict.speedup)
+            return Verdict(True, "dense", why, 1 / verdict.speedup, verdict.dense_ns)
     elif op in ("Gemm", "LSTM", "GRU"):
         out, inner = math.prod(weight.shape[:-1]), weight.shape[-1]
         lib.eie_gemm_choose(out, inner, weight.nonzeros, weight.codebook.size, _FORMATS[activations], verdict)
         saved = verdict.dense_ns - verdict.packed_ns
         if step and activations == "f32" and 0 <= saved < _STEP_NS:
             why = f"too small: the packed form would save {saved / 1000:.0f} us, and its own step costs {_STEP_NS / 1000:.0f} us"
-            return Verdict(True, "dense", why)
+            return Verdict(True, "dense", why, vector_ns=verdict.dense_ns)
     elif op == "Gather":
         return Verdict(False, "gather_f32_code256_scalar", "only the rows asked for are decoded")
     else:
         return Verdict(True, "dense", "decoded once at load: no compressed form of its reader")
     return Verdict(
-        bool(verdict.dense), ffi.string(verdict.kernel).decode(), ffi.string(verdict.why).decode(), verdict.speedup
+        bool(verdict.dense),
+        ffi.string(verdict.kernel).decode(),
+        ffi.string(verdict.why).decode(),
+        verdict.speedup,
+        verdict.dense_ns if verdict.dense else verdict.packed_ns,
     )
 
 
