@@ -78,6 +78,39 @@ typedef struct {
 } eie_output_u8;
 typedef void eie_output_u8_kernel(const int32_t *sum, size_t n, const eie_output_u8 *how, float *to);
 
+/* ---- matrix times a batch ------------------------------------------------------------------------------------------
+ * Entries row by row, of a few rows and a chunk of columns, in items of `per` entries that are anywhere in the chunk; entries that
+ * an item lacks are column 0, weight 0. place: column * 4 * the bytes of an activation, so that it times lanes / 4 is where the
+ * column lies in x. weight: of u8 int8, and the first two of an item, as the last two, have products that together fit int16
+ * for any activations: their signs differ, or the magnitudes are no more than 128 together. Of i16 int16; of f32 codes, uint8,
+ * into `table`. */
+enum { EIE_BATCH_LANES = 32 };
+typedef struct {
+    size_t rows;
+    const uint32_t *first; /* [rows + 1]: items */
+    const uint16_t *place;
+    const void *weight;
+    const float *table;
+} eie_batch;
+
+/* sums[row][lane] (+)= the products of the row with vector `lane`. x: [columns][lanes], aligned to 64 bytes; lanes: 16 or 32.
+ * fresh: sums hold nothing yet. sums: float, int32 (u8) or int64 (i16). */
+typedef void eie_batch_kernel(const eie_batch *batch, const void *x, size_t lanes, bool fresh, void *sums);
+
+/* to[c * to_pitch + r] = from[r * pitch + c] for r below rows, c below columns; elements of 1, 2 or 4 bytes. */
+typedef struct {
+    size_t rows, columns, pitch, to_pitch; /* elements */
+} eie_transposed;
+typedef void eie_transpose_kernel(const void *from, const eie_transposed *how, size_t bytes, void *to);
+
+/* to[r * lanes + l] = eie_scale_u8(sums[r * lanes + l] - zero[l] * row_sum[r], factor[l]), for l below lanes, a multiple of 16. to may be sums. */
+typedef struct {
+    size_t rows, lanes;
+    const int32_t *row_sum, *zero;
+    const float *factor;
+} eie_batch_scale;
+typedef void eie_batch_scale_kernel(const int32_t *sums, const eie_batch_scale *how, float *to);
+
 /* ---- convolution ------------------------------------------------------------------------------------------------
  * A vector is sixteen output positions side by side, four bytes each: a float (f32), two int16 (i16), four uint8 or two int16
  * (u8): as many input channels as `per` says. A weight is four bytes likewise: a float, two int16, or four int8.
@@ -121,7 +154,7 @@ typedef bool eie_quantize_i16_kernel(const float *x, size_t n, int16_t *q, int32
 /* ---- the list -------------------------------------------------------------------------------------------------- */
 typedef enum {
     EIE_GEMM_F32, EIE_GEMM_I16, EIE_GEMM_U8, EIE_CONV_F32, EIE_CONV_I16, EIE_CONV_U8, EIE_QUANTIZE_I16, EIE_QUANTIZE_U8, EIE_OUTPUT_U8, EIE_SCALE_U8, EIE_CONV_LINES,
-    EIE_CELL_LSTM, EIE_CELL_GATES, EIE_CELL_BLEND,
+    EIE_CELL_LSTM, EIE_CELL_GATES, EIE_CELL_BLEND, EIE_BATCH_F32, EIE_BATCH_I16, EIE_BATCH_U8, EIE_BATCH_TRANSPOSE, EIE_BATCH_SCALE_U8,
 } eie_kernel_kind;
 
 typedef struct {
@@ -129,8 +162,8 @@ typedef struct {
     const char *isa;
     const char *name;
     eie_form form; /* gemm and convolution, and what follows */
-    size_t window; /* columns; of a convolution: vectors */
-    size_t per;    /* entries of a lane in a step; of a convolution: channels */
+    size_t window; /* columns; of a convolution: vectors; of a batch: lanes */
+    size_t per;    /* entries of a lane in a step; of a convolution: channels; of a batch: entries of an item */
     size_t sets;   /* rows of a lane */
     size_t unroll; /* steps of a group: a multiple */
     size_t codes;  /* the largest codebook it takes, 0: values, any codebook */

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ops/matrix.h"
+#include "ops/matrix_batch.h"
 
 typedef struct {
     struct eie_layer base;
@@ -14,6 +14,8 @@ static void gemm_free(eie_layer *layer) {
     eie_matrix_free(&((eie_gemm *)layer)->matrix);
     free(layer);
 }
+
+static uint64_t gemm_later(const eie_layer *layer) { return eie_matrix_lists_bytes(&((const eie_gemm *)layer)->matrix); }
 
 eie_status eie_gemm_create(const eie_weight *weight, eie_format format, eie_layer **layer) {
     size_t elements;
@@ -26,6 +28,7 @@ eie_status eie_gemm_create(const eie_weight *weight, eie_format format, eie_laye
     if (g == NULL) return EIE_E_MEMORY;
     g->base.kind = EIE_LAYER_GEMM;
     g->base.free = gemm_free;
+    g->base.later = gemm_later;
     status = eie_matrix_pack(weight->codes, weight->codebook, weight->codebook_size, (size_t)weight->dims[0], (size_t)weight->dims[1], format,
                              &g->matrix);
     if (status != EIE_OK) {
@@ -64,11 +67,32 @@ static void multiply(void *context, size_t i) {
     eie_matrix_rows(c->matrix, c->vectors, c->count, begin, end, c->bias, c->y);
 }
 
+/* Batches that are multiplied row by row, and what is left by steps. */
+static uint64_t run_lists(const eie_matrix *m, const float *x, uint64_t batch, const float *bias, float *y, const eie_parallel *parallel) {
+    uint64_t done = 0;
+    void *memory = NULL;
+    while (done < batch) {
+        const size_t count = batch - done < EIE_MATRIX_VECTORS ? (size_t)(batch - done) : EIE_MATRIX_VECTORS;
+        const eie_lists *lists = eie_matrix_lists(m, count);
+        if (lists != NULL && memory == NULL) memory = malloc(eie_lists_scratch(m, count) + 64); /* the first is the largest */
+        if (lists == NULL || memory == NULL) break;
+        eie_lists_multiply(m, lists, x + done * m->in, count, bias, y + done * m->out, (void *)(((uintptr_t)memory + 63) & ~(uintptr_t)63), parallel);
+        done += count;
+    }
+    free(memory);
+    return done;
+}
+
 eie_status eie_gemm_run(const eie_layer *layer, const float *x, uint64_t batch, const float *bias, float *y, const eie_parallel *parallel) {
     if (layer == NULL || layer->kind != EIE_LAYER_GEMM) return EIE_E_ARGUMENT;
     const eie_matrix *m = &((const eie_gemm *)layer)->matrix;
-    const size_t held = batch < EIE_MATRIX_VECTORS ? (size_t)batch : EIE_MATRIX_VECTORS;
     if (batch == 0 || m->out == 0) return EIE_OK;
+    const uint64_t done = run_lists(m, x, batch, bias, y, parallel);
+    if (done == batch) return EIE_OK;
+    x += done * m->in;
+    y += done * m->out;
+    batch -= done;
+    const size_t held = batch < EIE_MATRIX_VECTORS ? (size_t)batch : EIE_MATRIX_VECTORS;
     eie_vector vectors[EIE_MATRIX_VECTORS];
     eie_gemm_call c = {.matrix = m, .bias = bias, .buffer_bytes = eie_matrix_vector_bytes(m), .vectors = vectors, .groups = TASK_SUMS / m->sums};
     size_t bytes;

@@ -4,7 +4,7 @@ void eie_layer_free(eie_layer *layer) {
     if (layer != NULL) layer->free(layer);
 }
 
-uint64_t eie_layer_bytes(const eie_layer *layer) { return layer->bytes; }
+uint64_t eie_layer_bytes(const eie_layer *layer) { return layer->bytes + (layer->later != NULL ? layer->later(layer) : 0); }
 
 const char *eie_layer_kernel(const eie_layer *layer) { return layer->kernel; }
 

@@ -11,6 +11,7 @@ typedef enum { EIE_LAYER_GEMM, EIE_LAYER_CONV, EIE_LAYER_RECURRENT, EIE_LAYER_GA
 struct eie_layer {
     eie_layer_kind kind;
     uint64_t bytes;      /* held by the packed form */
+    uint64_t (*later)(const eie_layer *layer); /* bytes that calls have made it hold since; NULL: none */
     char kernel[64];
     void (*free)(eie_layer *layer); /* frees everything, the layer itself included */
 };

@@ -13,6 +13,8 @@ typedef struct {
     void *memory;     /* one allocation that holds all of it */
 } eie_matrix_panel;
 
+typedef struct eie_matrix_later eie_matrix_later; /* what batches make: ops/matrix_batch.h */
+
 typedef struct {
     size_t out, in;
     size_t padded;             /* elements of a vector that kernels may read, at least `in` and a window */
@@ -27,7 +29,8 @@ typedef struct {
     size_t panel_count;
     float step;                /* u8 */
     int32_t exponent;          /* i16 */
-    uint64_t bytes;            /* of everything held */
+    uint64_t bytes;            /* of everything held but what is `later` */
+    eie_matrix_later *later;
 } eie_matrix;
 
 /* A vector as the kernels want it. */

@@ -8,7 +8,7 @@
 #endif
 
 #include "kernels/quantize.h"
-#include "ops/matrix.h"
+#include "ops/matrix_batch.h"
 
 enum { LANES = EIE_ROWS, MOST_ROWS = EIE_ROWS * EIE_SETS };
 
@@ -416,7 +416,8 @@ eie_status eie_matrix_pack(const uint8_t *codes, const float *codebook, uint32_t
     if (format == EIE_I16) eie_codebook_i16(codebook, codebook_size, words, &m->exponent);
     const void *values = format == EIE_F32 ? (const void *)codebook : format == EIE_I16 ? (const void *)words : (const void *)bytes;
     eie_source source = {m, codes, values, codebook_size, 0, 0};
-    const eie_status status = pack(m, &source);
+    m->later = eie_matrix_later_create();
+    const eie_status status = m->later != NULL ? pack(m, &source) : EIE_E_MEMORY;
     if (status != EIE_OK) eie_matrix_free(m);
     return status;
 }
@@ -425,6 +426,8 @@ void eie_matrix_free(eie_matrix *m) {
     for (size_t i = 0; m->panels != NULL && i < m->panel_count; i++) free(m->panels[i].memory);
     free(m->panels);
     free(m->order);
+    eie_matrix_later_free(m->later);
     m->panels = NULL;
     m->order = NULL;
+    m->later = NULL;
 }

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ops/matrix.h"
+#include "ops/matrix_batch.h"
 
 typedef struct {
     eie_matrix w;         /* [gates * hidden, input] */
@@ -33,6 +33,11 @@ static void recurrent_free(eie_layer *layer) {
         eie_matrix_free(&l->direction[d].candidate);
     }
     free(l);
+}
+
+static uint64_t recurrent_later(const eie_layer *layer) {
+    const eie_recurrent *l = (const eie_recurrent *)layer;
+    return eie_matrix_lists_bytes(&l->direction[0].w) + eie_matrix_lists_bytes(&l->direction[1].w);
 }
 
 static eie_status pack(eie_recurrent *l, const eie_weight *w, const eie_weight *r, eie_format format) {
@@ -71,6 +76,7 @@ eie_status eie_recurrent_create(const eie_weight *w, const eie_weight *r, const 
     if (l == NULL) return EIE_E_MEMORY;
     l->base.kind = EIE_LAYER_RECURRENT;
     l->base.free = recurrent_free;
+    l->base.later = recurrent_later;
     l->params = *params;
     l->directions = (size_t)directions;
     l->gates = (size_t)gates;
@@ -156,12 +162,17 @@ static size_t output_at(const eie_recurrent *l, const eie_recurrent_io *io, size
 static void multiply_inputs(const eie_recurrent *l, const eie_recurrent_io *io, size_t b, const eie_direction_weights *w, const eie_sequence *s,
                             size_t step, size_t steps, bool backwards) {
     const size_t count = steps - step < AHEAD ? steps - step : AHEAD, bytes = eie_matrix_vector_bytes(&w->w);
+    const eie_lists *lists = eie_matrix_lists(&w->w, count);
     eie_vector vectors[AHEAD];
     for (size_t k = 0; k < count; k++) {
         const size_t t = backwards ? steps - 1 - step - k : step + k;
         const float *x = io->x + (l->params.layout ? b * (size_t)io->time + t : t * (size_t)io->batch + b) * l->input;
         memcpy(s->x + k * l->input, x, l->input * sizeof *x);
-        eie_matrix_vector(&w->w, s->x + k * l->input, s->vector + k * bytes, &vectors[k]);
+        if (lists == NULL) eie_matrix_vector(&w->w, s->x + k * l->input, s->vector + k * bytes, &vectors[k]);
+    }
+    if (lists != NULL) {
+        eie_lists_multiply(&w->w, lists, s->x, count, NULL, s->wx, s->vector, NULL);
+        return;
     }
     eie_matrix_rows(&w->w, vectors, count, 0, w->w.groups, NULL, s->wx);
 }
@@ -197,7 +208,9 @@ static void run_task(void *context, size_t index) {
     const eie_recurrent *l = call->layer;
     const size_t n = l->hidden, rows = l->gates * n;
     const size_t ahead = call->io->time < AHEAD ? (size_t)call->io->time : AHEAD;
-    const size_t wide = ahead * eie_matrix_vector_bytes(&l->direction[0].w), narrow = eie_matrix_vector_bytes(&l->direction[0].r);
+    size_t wide = ahead * eie_matrix_vector_bytes(&l->direction[0].w);
+    const size_t narrow = eie_matrix_vector_bytes(&l->direction[0].r), lists = eie_lists_scratch(&l->direction[0].w, ahead);
+    if (lists > wide) wide = lists;
     float *floats = malloc(((2 + ahead) * rows + 3 * n + ahead * l->input + 1) * sizeof(float));
     uint8_t *vector = malloc((wide > narrow ? wide : narrow) + 64);
     if (floats == NULL || vector == NULL) {

@@ -72,6 +72,13 @@ static void note(const char *kernel) {
     snprintf(seen[seen_count++], sizeof seen[0], "%s", kernel);
 }
 
+static bool runs_here(const eie_kernel *kernel) {
+    for (size_t a = 0; eie_isa_available(a) != NULL; a++) {
+        if (strcmp(eie_isa_available(a), kernel->isa) == 0) return true;
+    }
+    return false;
+}
+
 /* Runs a layer on one instruction set after the other, scalar being the last, and on a pool; all must agree. */
 typedef eie_status make_layer(const void *what, eie_format format, eie_layer **layer);
 typedef eie_status run_layer(const eie_layer *layer, const void *what, float *y, const eie_parallel *parallel);
@@ -122,7 +129,7 @@ static void test_gemm(const eie_parallel *pool) {
         sample w;
         const uint64_t dims[2] = {sizes[draw(SIZES)], i == 0 ? 70000 : sizes[draw(SIZES)]};
         make_weight(&w, 2, dims, codebooks[draw(10)], draw(4) == 0 ? 1 + draw(4) : draw(101)); /* hardly any: wide windows pay */
-        gemm_case c = {&w, NULL, NULL, draw(4)};
+        gemm_case c = {&w, NULL, NULL, draw(3) ? draw(4) : draw(66)};
         float *x = numbers((size_t)(c.batch * dims[1])), *bias = draw(2) ? numbers((size_t)dims[0]) : NULL;
         if (c.batch > 0 && dims[1] > 0 && draw(10) == 0) x[draw(dims[1])] = draw(2) ? NAN : INFINITY;
         const bool finite = c.batch == 0 || dims[1] == 0 || draw(1) == 0;
@@ -137,6 +144,133 @@ static void test_gemm(const eie_parallel *pool) {
         free(x);
         free(bias);
         free(w.codes);
+    }
+}
+
+/* ---- batches ------------------------------------------------------------------------------------------------------------ */
+
+/* In u8 and i16 a vector's outputs are the same bits in a batch of any size, on every instruction set, with weights and activations that
+ * come as close to overflow as they can. */
+static void test_batches(const eie_parallel *pool) {
+    for (int i = 0; i < 60; i++) {
+        sample w;
+        const uint64_t dims[2] = {1 + draw(200), 1 + draw(i % 4 ? 300 : 3000)}, batch = 2 + draw(64);
+        make_weight(&w, 2, dims, 2 + (uint32_t)draw(i % 2 ? 3 : 200), 1 + draw(100));
+        for (uint32_t k = 1; i % 3 == 0 && k < w.weight.codebook_size; k++) w.codebook[k] = draw(i % 2 ? 20 : 2) ? 4 : -4; /* all 127 */
+        float *x = numbers((size_t)(batch * dims[1])), *y = numbers((size_t)(batch * dims[0])), *one = numbers((size_t)dims[0]);
+        float *bias = draw(2) ? numbers((size_t)dims[0]) : NULL;
+        for (uint64_t k = 0; i % 5 == 0 && k < batch * dims[1]; k++) x[k] = draw(2) ? 3 : -3;
+        if (draw(3) == 0) x[draw(batch * dims[1])] = draw(2) ? NAN : INFINITY;
+        for (size_t a = 0; eie_isa_available(a) != NULL; a++) {
+            require(eie_isa_select(eie_isa_available(a)) == EIE_OK, "an available instruction set can't be chosen", "batches");
+            for (eie_format format = EIE_I16; format <= EIE_U8; format++) {
+                eie_layer *layer;
+                require(eie_gemm_create(&w.weight, format, &layer) == EIE_OK, "a layer can't be made", "batches");
+                const uint64_t before = eie_layer_bytes(layer);
+                require(eie_gemm_run(layer, x, batch, bias, y, draw(2) ? pool : NULL) == EIE_OK, "a batch can't run", "batches");
+                require(batch < 16 || eie_layer_bytes(layer) > before, "what a batch makes is not counted", "batches");
+                for (uint64_t b = 0; b < batch; b++) {
+                    require(eie_gemm_run(layer, x + b * dims[1], 1, bias, one, NULL) == EIE_OK, "a vector can't run", "batches");
+                    require(same(y + b * dims[0], one, (size_t)dims[0], format), "a vector has other outputs in a batch", eie_layer_kernel(layer));
+                }
+                eie_layer_free(layer);
+            }
+        }
+        free(x), free(y), free(one), free(bias);
+        free(w.codes);
+    }
+    require(eie_isa_select(eie_isa_available(0)) == EIE_OK, "the best instruction set can't be chosen", "batches");
+}
+
+/* An item of bytes keeps what the kernels were promised: products of the first two, and of the last two, fit int16 together. */
+static void draw_bytes(int8_t *weight, size_t items) {
+    for (size_t e = 0; e < 2 * items; e++) {
+        const int first = (int)draw(128), second = draw(2) ? -(int)draw(128) : (int)draw(129 - (uint64_t)first), sign = draw(2) ? 1 : -1;
+        weight[2 * e] = (int8_t)(sign * first);
+        weight[2 * e + 1] = (int8_t)(sign * (second > 127 ? 127 : second));
+    }
+}
+
+static void test_batch_kernels(void) {
+    enum { COLUMNS = 40, LANES = EIE_BATCH_LANES };
+    for (size_t k = 0; k < eie_kernel_count; k++) {
+        const eie_kernel *kernel = &eie_kernels[k];
+        if (kernel->kind < EIE_BATCH_F32 || kernel->kind > EIE_BATCH_U8 || !runs_here(kernel)) continue;
+        const size_t item = kernel->kind == EIE_BATCH_F32 ? 4 : kernel->kind == EIE_BATCH_I16 ? 2 : 1, sum = kernel->kind == EIE_BATCH_I16 ? 8 : 4;
+        for (int i = 0; i < 300; i++) {
+            const size_t rows = (size_t)draw(5), lanes = draw(2) ? LANES : LANES / 2;
+            uint32_t *first = malloc((rows + 1) * sizeof *first);
+            first[0] = 0;
+            for (size_t r = 0; r < rows; r++) first[r + 1] = first[r] + (uint32_t)draw(25);
+            const size_t entries = first[rows] * kernel->per;
+            uint16_t *place = malloc(entries * sizeof *place + 1);
+            uint8_t *weight = malloc(entries * 2 + 1), *x = aligned_alloc(64, COLUMNS * lanes * 4);
+            float table[256];
+            for (int t = 0; t < 256; t++) table[t] = number();
+            for (size_t e = 0; e < entries; e++) place[e] = (uint16_t)(draw(COLUMNS) * 4 * item);
+            for (size_t e = 0; e < entries; e++) weight[e] = (uint8_t)draw(256);
+            if (kernel->kind == EIE_BATCH_U8) draw_bytes((int8_t *)weight, entries / 4);
+            for (size_t e = 0; kernel->kind == EIE_BATCH_I16 && e < entries; e++) ((int16_t *)(void *)weight)[e] = (int16_t)((int)draw(8191) - 4095);
+            for (size_t e = 0; e < COLUMNS * lanes; e++) {
+                if (item == 4) ((float *)(void *)x)[e] = number();
+                else if (item == 2) ((int16_t *)(void *)x)[e] = (int16_t)(draw(4) ? (int)draw(65535) - 32767 : -32767);
+                else x[e] = draw(4) ? 255 : (uint8_t)draw(256);
+            }
+            uint8_t *a = malloc(rows * lanes * sum + 1), *b = malloc(rows * lanes * sum + 1);
+            for (size_t e = 0; e < rows * lanes * sum; e++) a[e] = b[e] = (uint8_t)(e % sum < 2 ? draw(256) : 0);
+            const eie_batch batch = {rows, first, place, weight, table};
+            const bool fresh = draw(2);
+            eie_batch_kernel *scalar = item == 4 ? batch_f32_code_1x32_scalar : item == 2 ? batch_i16_pair_1x32_scalar : batch_u8_quad_1x32_scalar;
+            ((eie_batch_kernel *)kernel->run)(&batch, x, lanes, fresh, a);
+            scalar(&batch, x, lanes, fresh, b);
+            const bool equal = item == 4 ? same((float *)(void *)a, (float *)(void *)b, rows * lanes, EIE_F32) : memcmp(a, b, rows * lanes * sum) == 0;
+            require(equal, "sums differ from the scalar ones", kernel->name);
+            free(first), free(place), free(weight), free(x), free(a), free(b);
+        }
+        note(kernel->name);
+    }
+}
+
+static void test_transpose(void) {
+    for (size_t k = 0; k < eie_kernel_count; k++) {
+        const eie_kernel *kernel = &eie_kernels[k];
+        if (kernel->kind != EIE_BATCH_TRANSPOSE || !runs_here(kernel)) continue;
+        for (int i = 0; i < 1000; i++) {
+            const size_t bytes = (size_t)1 << draw(3), rows = (size_t)draw(40), columns = (size_t)draw(40), pitch = columns + (size_t)draw(3), to_pitch = rows + (size_t)draw(3);
+            const size_t inputs = rows > 0 ? ((rows - 1) * pitch + columns) * bytes : 0, outputs = columns > 0 ? ((columns - 1) * to_pitch + rows) * bytes : 0;
+            uint8_t *x = malloc(inputs + 1), *a = malloc(outputs + 1), *b = malloc(outputs + 1);
+            for (size_t e = 0; e < inputs; e++) x[e] = (uint8_t)draw(256);
+            for (size_t e = 0; e < outputs; e++) a[e] = b[e] = (uint8_t)draw(256);
+            const eie_transposed how = {rows, columns, pitch, to_pitch};
+            ((eie_transpose_kernel *)kernel->run)(x, &how, bytes, a);
+            for (size_t e = 0; e < rows * columns; e++) memcpy(b + (e % columns * to_pitch + e / columns) * bytes, x + (e / columns * pitch + e % columns) * bytes, bytes);
+            require(memcmp(a, b, outputs) == 0, "columns are no rows", kernel->name);
+            free(x), free(a), free(b);
+        }
+        note(kernel->name);
+    }
+}
+
+static void test_batch_scale(void) {
+    for (size_t k = 0; k < eie_kernel_count; k++) {
+        const eie_kernel *kernel = &eie_kernels[k];
+        if (kernel->kind != EIE_BATCH_SCALE_U8 || !runs_here(kernel)) continue;
+        for (int i = 0; i < 100; i++) {
+            const size_t rows = (size_t)draw(5), lanes = 16 * (1 + (size_t)draw(4));
+            int32_t *sums = malloc(rows * lanes * sizeof *sums + 1), row_sum[5], zero[64];
+            float *a = numbers(rows * lanes), factor[64];
+            for (size_t r = 0; r < rows; r++) row_sum[r] = (int32_t)draw(16646144) - 8323072; /* 65,536 weights of 127 */
+            for (size_t l = 0; l < lanes; l++) zero[l] = (int32_t)draw(256), factor[l] = number();
+            for (size_t e = 0; e < rows * lanes; e++) sums[e] = (row_sum[e / lanes] + (int32_t)draw(1000)) * (int32_t)draw(256);
+            const eie_batch_scale how = {rows, lanes, row_sum, zero, factor};
+            ((eie_batch_scale_kernel *)kernel->run)(sums, &how, a);
+            for (size_t e = 0; e < rows * lanes; e++) {
+                const int64_t exact = sums[e] - (int64_t)zero[e % lanes] * row_sum[e / lanes];
+                require(a[e] == (float)exact * factor[e % lanes], "a sum is scaled otherwise", kernel->name);
+            }
+            free(sums), free(a);
+        }
+        note(kernel->name);
     }
 }
 
@@ -250,13 +384,6 @@ static void test_recurrent(const eie_parallel *pool) {
 }
 
 /* ---- quantization, tables -------------------------------------------------------------------------------------------------- */
-
-static bool runs_here(const eie_kernel *kernel) {
-    for (size_t a = 0; eie_isa_available(a) != NULL; a++) {
-        if (strcmp(eie_isa_available(a), kernel->isa) == 0) return true;
-    }
-    return false;
-}
 
 static void test_output(void) {
     for (size_t k = 0; k < eie_kernel_count; k++) {
@@ -491,6 +618,10 @@ int main(void) {
     test_lines();
     test_cells();
     test_gemm(pool);
+    test_batches(pool);
+    test_batch_kernels();
+    test_transpose();
+    test_batch_scale();
     test_conv(pool);
     test_recurrent(pool);
     test_gather();

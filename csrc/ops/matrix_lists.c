@@ -1,0 +1,235 @@
+/* Lists of entries, read back from the steps of a packed matrix. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "ops/matrix_lists.h"
+
+enum { LANES = EIE_ROWS };
+
+/* An entry of a step: its column in the window, and the number it stands for: int8 or int16, or the bits of a float. 0: none. */
+typedef struct {
+    uint32_t column, value;
+} eie_entry;
+
+static uint32_t number_at(eie_format format, const void *numbers, size_t i) {
+    if (format == EIE_U8) return (uint32_t)((const int8_t *)numbers)[i];
+    if (format == EIE_I16) return (uint32_t)((const int16_t *)numbers)[i];
+    uint32_t bits;
+    memcpy(&bits, (const uint8_t *)numbers + i * sizeof bits, sizeof bits);
+    return bits & 0x7fffffff ? bits : 0;
+}
+
+/* The reverse of `put` in matrix_pack.c. */
+static eie_entry entry_at(const eie_matrix *m, const eie_panel *p, size_t step, size_t entry) {
+    const size_t at = step * LANES * m->kernel->per + entry;
+    uint32_t column = 0, code = 0, word;
+    switch (m->kernel->form) {
+    case EIE_VALUE:
+        return (eie_entry){p->index[at], number_at(m->format, p->weight, at)};
+    case EIE_CODE4:
+        column = p->index[at] & 63;
+        code = p->index[at] >> 6;
+        break;
+    case EIE_CODE16:
+        column = p->index[at];
+        code = p->weight[step / 2 * 64 + entry] >> step % 2 * 4 & 15;
+        break;
+    case EIE_SPLIT16:
+        column = p->index[at] >> 4 | (p->high[step / 4 * 64 + entry] >> step % 4 * 2 & 3) << 4 | (uint32_t)(p->upper[step] >> entry & 1) << 6;
+        code = p->index[at] & 15;
+        break;
+    case EIE_WORD16:
+        column = p->index[(step / 2 * 32 + entry) * 2 + step % 2];
+        code = p->weight[(step / 4 * 32 + entry) * 2 + step % 4 / 2] >> step % 2 * 4 & 15;
+        break;
+    case EIE_TRIPLE32:
+        memcpy(&word, p->index + (step / 3 * LANES + entry) * 4, sizeof word);
+        column = word >> step % 3 * 10 & 31;
+        code = word >> (step % 3 * 10 + 5) & 31;
+        break;
+    }
+    return (eie_entry){column, number_at(m->format, p->table, code)};
+}
+
+/* ---- by rows -------------------------------------------------------------------------------------------------------- */
+
+/* All entries of a matrix by tile, chunk, row, column. */
+typedef struct {
+    size_t places;    /* (tile * chunks + chunk) * EIE_TILE + row */
+    size_t *begin;    /* [places + 1] */
+    uint16_t *column; /* in the chunk */
+    uint32_t *value;
+} eie_sorted;
+
+/* Once to count, and once more to fill, where columns are given. Afterwards begin[i] is where place i ends. */
+static void sort_entries(const eie_matrix *m, const eie_lists *l, eie_sorted *to) {
+    const eie_panel *p = &m->panels[0].panel;
+    const size_t per = m->kernel->per;
+    for (size_t g = 0; g < m->groups; g++) {
+        for (size_t s = p->first[g]; s < p->first[g + 1]; s++) {
+            for (size_t e = 0; e < LANES * per; e++) {
+                const eie_entry entry = entry_at(m, p, s, e);
+                if (entry.value == 0) continue;
+                const size_t set = m->kernel->sets > 1 && p->select[s] >> e / per & 1 ? 1 : 0, row = m->order[(g * m->kernel->sets + set) * LANES + e / per];
+                const size_t column = p->origin[s] + entry.column, chunk = column / l->chunk;
+                const size_t at = (row / EIE_TILE * l->chunks + chunk) * EIE_TILE + row % EIE_TILE;
+                if (to->column != NULL) {
+                    to->column[to->begin[at]] = (uint16_t)(column - chunk * l->chunk);
+                    to->value[to->begin[at]] = entry.value;
+                }
+                to->begin[at]++;
+            }
+        }
+    }
+}
+
+static void sums_before(eie_sorted *s) {
+    size_t sum = 0;
+    for (size_t i = 0; i <= s->places; i++) {
+        const size_t here = i < s->places ? s->begin[i] : 0;
+        s->begin[i] = sum;
+        sum += here;
+    }
+}
+
+static bool sort(const eie_matrix *m, const eie_lists *l, eie_sorted *s) {
+    s->places = l->tiles * l->chunks * EIE_TILE;
+    s->begin = calloc(s->places + 1, sizeof *s->begin);
+    if (s->begin == NULL) return false;
+    sort_entries(m, l, s);
+    sums_before(s);
+    const size_t count = s->begin[s->places];
+    s->column = malloc((count + 1) * sizeof *s->column);
+    s->value = malloc((count + 1) * sizeof *s->value);
+    if (s->column == NULL || s->value == NULL || count > UINT32_MAX / 4) return false;
+    sort_entries(m, l, s);
+    memmove(s->begin + 1, s->begin, s->places * sizeof *s->begin);
+    s->begin[0] = 0;
+    return true;
+}
+
+/* ---- items ---------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    eie_lists *lists;
+    size_t scale;  /* of a column to its place */
+    size_t count;  /* entries written */
+    size_t values; /* f32: of the table, in use */
+    uint16_t slot[1024]; /* f32: of values, by their hash: one more than their place in the table, 0: free */
+} eie_items;
+
+static uint8_t code_of(eie_items *to, uint32_t bits) {
+    uint32_t h = bits * 2654435761u >> 22;
+    for (;; h = (h + 1) % 1024) {
+        if (to->slot[h] == 0) { /* a codebook has no more than 256 */
+            memcpy(&to->lists->table[to->values], &bits, sizeof bits);
+            to->slot[h] = (uint16_t)++to->values;
+        }
+        if (memcmp(&to->lists->table[to->slot[h] - 1], &bits, sizeof bits) == 0) return (uint8_t)(to->slot[h] - 1);
+    }
+}
+
+static void put(eie_items *to, eie_format format, uint16_t column, uint32_t value) {
+    to->lists->place[to->count] = (uint16_t)(column * to->scale);
+    if (format == EIE_I16) memcpy(to->lists->weight + 2 * to->count, &(int16_t){(int16_t)value}, 2);
+    else to->lists->weight[to->count] = format == EIE_U8 ? (uint8_t)value : code_of(to, value);
+    to->count++;
+}
+
+/* Bytes in pairs whose products fit int16 together. Those of opposite signs always do, so the sign that is in the majority keeps its
+ * smallest for pairs of its own: a large one and a small one as long as they fit, else one alone. */
+static void pair_bytes(eie_items *to, const uint16_t *column, const uint32_t *value, size_t n, uint16_t *order) {
+    size_t bucket[257] = {0}, minority = 0; /* by sign, then magnitude, the largest first */
+    for (size_t i = 0; i < n; i++) minority += (int32_t)value[i] < 0;
+    const bool flip = minority > n - minority; /* negative ones are the majority */
+    if (flip) minority = n - minority;
+#define KEY(i) ((size_t)(((int32_t)value[i] < 0) != flip ? 128 : 0) + (size_t)(127 - abs((int32_t)value[i])))
+    for (size_t i = 0; i < n; i++) bucket[KEY(i) + 1]++;
+    for (size_t i = 0; i < 256; i++) bucket[i + 1] += bucket[i];
+    for (size_t i = 0; i < n; i++) order[bucket[KEY(i)]++] = (uint16_t)i;
+#undef KEY
+    for (size_t i = 0; i < minority; i++) {
+        put(to, EIE_U8, column[order[i]], value[order[i]]);
+        put(to, EIE_U8, column[order[n - minority + i]], value[order[n - minority + i]]);
+    }
+    size_t small = n - minority;
+    for (size_t large = minority; large < small; large++) {
+        put(to, EIE_U8, column[order[large]], value[order[large]]);
+        const bool fits = small - 1 > large && abs((int32_t)value[order[large]]) + abs((int32_t)value[order[small - 1]]) <= 128;
+        if (fits) small--;
+        put(to, EIE_U8, fits ? column[order[small]] : 0, fits ? value[order[small]] : 0);
+    }
+}
+
+static void fill_items(const eie_matrix *m, const eie_kernel *k, const eie_sorted *s, eie_lists *l, eie_items *to, uint16_t *order) {
+    for (size_t i = 0; i < s->places; i++) {
+        const uint16_t *column = s->column + s->begin[i];
+        const uint32_t *value = s->value + s->begin[i];
+        const size_t n = s->begin[i + 1] - s->begin[i];
+        l->first[i] = (uint32_t)(to->count / k->per);
+        if (m->format == EIE_U8) pair_bytes(to, column, value, n, order);
+        for (size_t e = 0; m->format != EIE_U8 && e < n; e++) put(to, m->format, column[e], value[e]);
+        while (to->count % k->per != 0) {
+            l->place[to->count] = 0;
+            memset(l->weight + to->count * (m->format == EIE_I16 ? 2 : 1), 0, m->format == EIE_I16 ? 2 : 1);
+            to->count++;
+        }
+        const size_t tile = i / EIE_TILE / l->chunks, row = tile * EIE_TILE + i % EIE_TILE;
+        for (size_t e = 0; m->format == EIE_U8 && e < n; e++) l->row_sum[row] += (int32_t)value[e];
+    }
+    l->first[s->places] = (uint32_t)(to->count / k->per);
+}
+
+/* Gives back what was allocated in case, and counts the rest. */
+static void shrink(const eie_matrix *m, eie_lists *l, size_t places, size_t count) {
+    const size_t bytes = m->format == EIE_I16 ? 2 : 1;
+    void *place = realloc(l->place, (count + 1) * sizeof *l->place), *weight = realloc(l->weight, (count + 1) * bytes);
+    if (place != NULL) l->place = place;
+    if (weight != NULL) l->weight = weight;
+    l->bytes = sizeof *l + (places + 1) * sizeof *l->first + count * (sizeof *l->place + bytes) + (m->format == EIE_U8 ? m->out * sizeof *l->row_sum : 0);
+}
+
+eie_lists *eie_lists_make(const eie_matrix *m, const eie_kernel *k) {
+    const size_t item = m->format == EIE_F32 ? 4 : m->format == EIE_I16 ? 2 : 1;
+    eie_sorted sorted = {0};
+    eie_lists *l = calloc(1, sizeof *l);
+    eie_items *to = calloc(1, sizeof *to);
+    uint16_t *order = malloc(EIE_CHUNK * sizeof *order);
+    bool made = false;
+    if (l != NULL && to != NULL && order != NULL) {
+        l->chunk = EIE_CHUNK / item;
+        l->chunks = (m->in + l->chunk - 1) / l->chunk;
+        l->tiles = (m->out + EIE_TILE - 1) / EIE_TILE;
+        to->lists = l;
+        to->scale = 4 * item;
+        if (sort(m, l, &sorted)) {
+            const size_t most = sorted.begin[sorted.places] * (m->format == EIE_U8 ? 2 : 1) + sorted.places * k->per; /* every byte alone */
+            l->first = malloc((sorted.places + 1) * sizeof *l->first);
+            l->place = malloc((most + 1) * sizeof *l->place);
+            l->weight = malloc((most + 1) * (m->format == EIE_I16 ? 2 : 1));
+            l->row_sum = calloc(m->out, sizeof *l->row_sum);
+            made = l->first != NULL && l->place != NULL && l->weight != NULL && l->row_sum != NULL;
+        }
+    }
+    if (made) {
+        fill_items(m, k, &sorted, l, to, order);
+        shrink(m, l, sorted.places, to->count);
+    }
+    free(sorted.begin);
+    free(sorted.column);
+    free(sorted.value);
+    free(to);
+    free(order);
+    if (made) return l;
+    eie_lists_free(l);
+    return NULL;
+}
+
+void eie_lists_free(eie_lists *l) {
+    if (l == NULL) return;
+    free(l->first);
+    free(l->place);
+    free(l->weight);
+    free(l->row_sum);
+    free(l);
+}
