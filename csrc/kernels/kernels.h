@@ -89,6 +89,10 @@ typedef struct {
 } eie_lines;
 typedef void eie_lines_kernel(const uint32_t *x, const eie_lines *lines, uint32_t *to);
 
+/* ---- followers: eie.h has what they compute --------------------------------------------------------------------- */
+/* y[i] of one follower, in place. EIE_FOLLOW_ADD adds operand[i], EIE_FOLLOW_ADD_CHANNEL operand[0]. */
+typedef void eie_follow_kernel(const eie_follower *follower, size_t n, float *y);
+
 /* ---- cells of LSTM and GRU: docs/numerics.md has the operations -------------------------------------------------- */
 typedef struct {
     const float *wx, *rh, *bias; /* [4 * n]: gates i, o, f, c */
@@ -109,7 +113,7 @@ typedef bool eie_quantize_i16_kernel(const float *x, size_t n, int16_t *q, int32
 /* ---- the list -------------------------------------------------------------------------------------------------- */
 typedef enum {
     EIE_GEMM_F32, EIE_GEMM_I16, EIE_GEMM_U8, EIE_CONV_F32, EIE_CONV_I16, EIE_CONV_U8, EIE_QUANTIZE_I16, EIE_QUANTIZE_U8, EIE_OUTPUT_U8, EIE_SCALE_U8, EIE_CONV_LINES,
-    EIE_CELL_LSTM, EIE_CELL_GATES, EIE_CELL_BLEND,
+    EIE_FOLLOWERS, EIE_CELL_LSTM, EIE_CELL_GATES, EIE_CELL_BLEND,
 } eie_kernel_kind;
 
 typedef struct {

@@ -38,6 +38,9 @@ typedef struct {
     int64_t phase[EIE_CONV_COLUMNS];
     eie_lines_kernel *lines;
     eie_scale_kernel *scale;
+    eie_follow_kernel *follow;
+    const eie_follower *followers;
+    size_t follower_count, sample; /* sample: where the sample's outputs begin, in elements */
     atomic_bool failed;   /* out of memory */
 } eie_conv_call;
 
@@ -243,6 +246,38 @@ static float *finish(const eie_conv_call *call, size_t row, size_t channel, size
     return values;
 }
 
+/* The followers of n values of a channel that lie side by side in the output, from position `at` of it on. */
+static void follow(const eie_conv_call *call, size_t channel, size_t at, size_t n, float *values) {
+    for (size_t i = 0; i < call->follower_count; i++) {
+        eie_follower f = call->followers[i];
+        if (f.kind == EIE_FOLLOW_ADD) f.operand += call->sample + channel * call->size.out_size + at;
+        if (f.kind == EIE_FOLLOW_ADD_CHANNEL) f.operand += channel;
+        call->follow(&f, n, values);
+    }
+}
+
+/* The same for the lines of a stacked tile, `lanes` wide, as the kernel leaves them: operands are laid out alike. */
+static void follow_lines(const eie_conv_call *call, size_t channel, size_t at, size_t lines, size_t lanes, float *values) {
+    float operand[MOST_TILE] = {0};
+    const size_t width = (size_t)call->size.out[2];
+    for (size_t i = 0; i < call->follower_count; i++) {
+        eie_follower f = call->followers[i];
+        if (f.kind == EIE_FOLLOW_ADD) {
+            const eie_lines how = {.pitch = width, .count = lines, .step = 1, .width = (int64_t)lanes, .lanes = lanes, .to_pitch = LANES};
+            call->lines((const uint32_t *)(const void *)(f.operand + call->sample + channel * call->size.out_size + at), &how, (uint32_t *)(void *)operand);
+            f.operand = operand;
+        }
+        if (f.kind == EIE_FOLLOW_ADD_CHANNEL) f.operand += channel;
+        call->follow(&f, lines * LANES, values);
+    }
+}
+
+/* A channel whose outputs are all there: those of ConvTranspose, whose phases lie between each other, and of a sample that is not finite. */
+static void follow_channel(void *context, size_t channel) {
+    const eie_conv_call *call = context;
+    follow(call, channel, 0, call->size.out_size, call->y + channel * call->size.out_size);
+}
+
 static void put_row(const eie_conv_call *call, const eie_tile *t, size_t group, size_t row, void *sums) {
     const eie_conv *c = call->conv;
     const int64_t *d = call->size.domain;
@@ -250,14 +285,18 @@ static void put_row(const eie_conv_call *call, const eie_tile *t, size_t group, 
     float scaled[MOST_TILE], *to = call->y + channel * call->size.out_size;
     if (!call->stacked && !c->params.transposed && c->format != EIE_F32) { /* straight to where they belong */
         finish(call, group * c->rows + row, channel, t->count, sums, to + t->first);
+        follow(call, channel, t->first, t->count, to + t->first);
         return;
     }
-    const float *values = finish(call, group * c->rows + row, channel, t->vectors * LANES, sums, scaled);
+    float *values = finish(call, group * c->rows + row, channel, t->vectors * LANES, sums, scaled);
     const int64_t lanes = d[2] - t->x < LANES ? d[2] - t->x : LANES;
     if (!c->params.transposed) { /* positions are outputs */
+        const size_t at = call->stacked ? (size_t)((t->z * d[1] + t->y) * d[2] + t->x) : t->first;
+        if (call->stacked) follow_lines(call, channel, at, t->vectors, (size_t)lanes, values);
+        else follow(call, channel, at, t->count, values);
         const eie_lines how = {.pitch = LANES, .count = t->vectors, .step = 1, .width = LANES, .lanes = (size_t)lanes, .to_pitch = (size_t)d[2]};
-        if (call->stacked) call->lines((const uint32_t *)(const void *)values, &how, (uint32_t *)(void *)(to + (t->z * d[1] + t->y) * d[2] + t->x));
-        else memcpy(to + t->first, values, t->count * sizeof *values);
+        if (call->stacked) call->lines((const uint32_t *)(const void *)values, &how, (uint32_t *)(void *)(to + at));
+        else memcpy(to + at, values, t->count * sizeof *values);
         return;
     }
     int64_t phase[EIE_AXES];
@@ -354,18 +393,27 @@ static void run_batch(eie_conv_call *call, const float *x, uint64_t n, float *y,
         call->y = y;
         if (c->format != EIE_F32 && !quantize(call, x, (uint32_t *)quantized + c->group * c->units * call->size.in_size, quantized)) {
             for (size_t i = 0; i < out; i++) y[i] = NAN;
-            continue;
+            eie_for(parallel, call->follower_count > 0 ? c->out_channels : 0, follow_channel, call);
+        } else {
+            eie_for(parallel, call->tiles * c->group * call->blocks, compute, call);
+            eie_for(parallel, call->follower_count > 0 && c->params.transposed ? c->out_channels : 0, follow_channel, call);
         }
-        eie_for(parallel, call->tiles * c->group * call->blocks, compute, call);
+        call->sample += out;
     }
 }
 
 eie_status eie_conv_run(const eie_layer *layer, const float *x, uint64_t n, const int64_t *in, const float *bias, float *y,
                         const eie_parallel *parallel) {
-    if (layer == NULL || layer->kind != EIE_LAYER_CONV) return EIE_E_ARGUMENT;
+    return eie_conv_run_followed(layer, x, n, in, bias, NULL, 0, y, parallel);
+}
+
+eie_status eie_conv_run_followed(const eie_layer *layer, const float *x, uint64_t n, const int64_t *in, const float *bias, const eie_follower *followers,
+                                 uint64_t count, float *y, const eie_parallel *parallel) {
+    if (layer == NULL || layer->kind != EIE_LAYER_CONV || !eie_followers_check(followers, count)) return EIE_E_ARGUMENT;
     const eie_conv *c = (const eie_conv *)layer;
     eie_conv_call call = {.conv = c, .bias = bias, .lines = (eie_lines_kernel *)eie_kernel_find(EIE_CONV_LINES, 0)->run,
-                          .scale = (eie_scale_kernel *)eie_kernel_find(EIE_SCALE_U8, 0)->run};
+                          .scale = (eie_scale_kernel *)eie_kernel_find(EIE_SCALE_U8, 0)->run,
+                          .follow = (eie_follow_kernel *)eie_kernel_find(EIE_FOLLOWERS, 0)->run, .followers = followers, .follower_count = (size_t)count};
     eie_status status = eie_conv_measure(c, in, &call.size);
     if (status != EIE_OK || n == 0) return status;
     call.wide = c->format == EIE_U8 && c->most > EIE_PANEL;

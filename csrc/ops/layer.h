@@ -29,6 +29,9 @@ static inline void eie_for(const eie_parallel *parallel, size_t count, eie_task 
     }
 }
 
+/* Kinds that are, operands where they are needed. */
+bool eie_followers_check(const eie_follower *followers, uint64_t count);
+
 /* Weight well-formed: rank and dims agree with nothing overflowing, codebook[0] == 0, every code below codebook_size. */
 eie_status eie_weight_check(const eie_weight *weight, size_t *elements);
 

@@ -97,6 +97,64 @@ static void compare(make_layer *make, run_layer *run, const void *what, size_t o
     require(eie_isa_select(eie_isa_available(0)) == EIE_OK, "the best instruction set can't be chosen", name);
 }
 
+/* ---- followers ------------------------------------------------------------------------------------------------------- */
+
+/* One to three followers of an output of `channels` times `inner` elements, `total` in all; operands to be freed by free_followers. */
+enum { FOLLOWERS = 3 };
+
+static uint64_t draw_followers(eie_follower *f, size_t channels, size_t total) {
+    const uint64_t count = 1 + draw(FOLLOWERS);
+    for (uint64_t i = 0; i < count; i++) {
+        f[i] = (eie_follower){.kind = (int32_t)draw(5), .low = number(), .high = number()};
+        if (f[i].kind <= EIE_FOLLOW_ADD_CHANNEL) f[i].operand = numbers(f[i].kind == EIE_FOLLOW_ADD ? total : channels);
+    }
+    return count;
+}
+
+static void free_followers(eie_follower *f, uint64_t count) {
+    for (uint64_t i = 0; i < count; i++) free((void *)(uintptr_t)f[i].operand);
+}
+
+/* Followers one after the other, in the words of eie.h; a channel has `inner` elements. */
+static void apply(const eie_follower *f, uint64_t count, size_t channels, size_t inner, size_t total, float *y) {
+    for (uint64_t k = 0; k < count; k++) {
+        for (size_t i = 0; i < total; i++) {
+            if (f[k].kind == EIE_FOLLOW_ADD) y[i] += f[k].operand[i];
+            else if (f[k].kind == EIE_FOLLOW_ADD_CHANNEL) y[i] += f[k].operand[i / inner % channels];
+            else if (f[k].kind == EIE_FOLLOW_RELU) y[i] = y[i] < 0 ? 0 : y[i];
+            else if (f[k].kind == EIE_FOLLOW_LEAKY) y[i] = y[i] < 0 ? f[k].low * y[i] : y[i];
+            else if (y[i] < f[k].low) y[i] = f[k].low > f[k].high ? f[k].high : f[k].low;
+            else if (y[i] > f[k].high) y[i] = f[k].high;
+        }
+    }
+}
+
+static void require_same_bits(const float *a, const float *b, size_t n, const char *what, const char *where) {
+    for (size_t i = 0; i < n; i++) require(memcmp(a + i, b + i, sizeof *a) == 0 || (isnan(a[i]) && isnan(b[i])), what, where);
+}
+
+static float any(void);
+
+static void test_follow_kernels(void) {
+    for (size_t k = 0; k < eie_kernel_count; k++) {
+        const eie_kernel *kernel = &eie_kernels[k];
+        bool here = false;
+        for (size_t a = 0; eie_isa_available(a) != NULL; a++) here |= strcmp(eie_isa_available(a), kernel->isa) == 0;
+        if (kernel->kind != EIE_FOLLOWERS || !here) continue;
+        for (size_t i = 0; i < 500; i++) { /* buffers of just this size, with odd numbers */
+            const size_t n = i % 75;
+            float *a = numbers(n), *b = numbers(n), *operand = numbers(n + 1);
+            for (size_t j = 0; j < n; j++) a[j] = b[j] = any();
+            const eie_follower f = {(int32_t)draw(5), number(), number(), operand};
+            ((eie_follow_kernel *)kernel->run)(&f, n, a);
+            apply(&f, 1, 1, n, n, b);
+            require_same_bits(a, b, n, "followers differ", kernel->name);
+            free(a), free(b), free(operand);
+        }
+        note(kernel->name);
+    }
+}
+
 /* ---- Gemm ------------------------------------------------------------------------------------------------------------ */
 
 typedef struct {
@@ -111,7 +169,17 @@ static eie_status make_gemm(const void *what, eie_format format, eie_layer **lay
 
 static eie_status run_gemm(const eie_layer *layer, const void *what, float *y, const eie_parallel *parallel) {
     const gemm_case *c = what;
-    return eie_gemm_run(layer, c->x, c->batch, c->bias, y, parallel);
+    const size_t out = (size_t)c->weight->dims[0], total = out * (size_t)c->batch;
+    eie_follower f[FOLLOWERS];
+    const uint64_t count = draw_followers(f, out, total);
+    float *expected = numbers(total);
+    require(eie_gemm_run(layer, c->x, c->batch, c->bias, expected, parallel) == EIE_OK, "a matrix can't run", "gemm");
+    apply(f, count, out, 1, total, expected);
+    const eie_status status = eie_gemm_run_followed(layer, c->x, c->batch, c->bias, f, count, y, parallel);
+    require_same_bits(y, expected, total, "followers of a matrix differ", eie_layer_kernel(layer));
+    free_followers(f, count);
+    free(expected);
+    return status == EIE_OK ? eie_gemm_run(layer, c->x, c->batch, c->bias, y, parallel) : status;
 }
 
 static void test_gemm(const eie_parallel *pool) {
@@ -157,7 +225,20 @@ static eie_status make_conv(const void *what, eie_format format, eie_layer **lay
 
 static eie_status run_conv(const eie_layer *layer, const void *what, float *y, const eie_parallel *parallel) {
     const conv_case *c = what;
-    return eie_conv_run(layer, c->x, c->batch, c->in, c->bias, y, parallel);
+    const size_t channels = (size_t)c->out[0];
+    size_t inner = 1;
+    for (uint32_t a = 1; a <= c->params.spatial; a++) inner *= (size_t)c->out[a];
+    const size_t total = (size_t)c->batch * channels * inner;
+    eie_follower f[FOLLOWERS];
+    const uint64_t count = draw_followers(f, channels, total);
+    float *expected = numbers(total);
+    require(eie_conv_run(layer, c->x, c->batch, c->in, c->bias, expected, parallel) == EIE_OK, "a convolution can't run", "conv");
+    apply(f, count, channels, inner, total, expected);
+    const eie_status status = eie_conv_run_followed(layer, c->x, c->batch, c->in, c->bias, f, count, y, parallel);
+    require_same_bits(y, expected, total, "followers of a convolution differ", eie_layer_kernel(layer));
+    free_followers(f, count);
+    free(expected);
+    return status == EIE_OK ? eie_conv_run(layer, c->x, c->batch, c->in, c->bias, y, parallel) : status;
 }
 
 static void test_conv(const eie_parallel *pool) {
@@ -477,6 +558,13 @@ static void test_arguments(void) {
     }
     eie_conv_params wide = {.spatial = 2, .transposed = 1, .group = 1, .strides = {INT32_MAX - 1, 2}, .dilations = {1, 1}};
     require(eie_conv_create(&w, &wide, EIE_F32, &layer) == EIE_E_UNSUPPORTED, "a row for each of 2^32 phases is made", "arguments");
+    w = (eie_weight){codes, codebook, 4, 2, matrix};
+    float y[8], x[8] = {0};
+    const eie_follower wrong[] = {{-1, 0, 0, x}, {5, 0, 0, x}, {EIE_FOLLOW_ADD, 0, 0, NULL}, {EIE_FOLLOW_ADD_CHANNEL, 0, 0, NULL}};
+    require(eie_gemm_create(&w, EIE_F32, &layer) == EIE_OK, "a matrix can't be made", "arguments");
+    for (int k = 0; k < 4; k++) require(eie_gemm_run_followed(layer, x, 1, NULL, &wrong[k], 1, y, NULL) == EIE_E_ARGUMENT, "a wrong follower", "arguments");
+    require(eie_gemm_run_followed(layer, x, 1, NULL, NULL, 1, y, NULL) == EIE_E_ARGUMENT, "no followers are taken", "arguments");
+    eie_layer_free(layer);
     eie_parallel *pool;
     require(eie_pool_create(0, &pool) == EIE_E_ARGUMENT && eie_pool_create(100000, &pool) == EIE_E_ARGUMENT, "odd numbers of threads", "arguments");
     require(eie_isa_select("z80") == EIE_E_ARGUMENT && eie_isa_select(NULL) == EIE_E_ARGUMENT, "an unknown instruction set", "arguments");
@@ -490,6 +578,7 @@ int main(void) {
     test_scale();
     test_lines();
     test_cells();
+    test_follow_kernels();
     test_gemm(pool);
     test_conv(pool);
     test_recurrent(pool);
