@@ -68,12 +68,13 @@ typedef void eie_output_u8_kernel(const int32_t *sum, size_t n, const eie_output
 
 /* ---- convolution ------------------------------------------------------------------------------------------------
  * A vector is sixteen output positions side by side, four bytes each: a float (f32), two int16 (i16), four uint8 or two int16
- * (u8): as many input channels as `per` says. A weight is four bytes likewise: a float, two int16, or four int8.
+ * (u8): as many input channels as `per` says. A weight is four bytes likewise: a float, two int16, or four int8. Narrow kernels
+ * take vectors of eight positions; those of x lie as far apart as those of sixteen, and may begin anywhere in theirs.
  *
  *     y[r][lane] (+)= sum over e of the products of weight[e] with (x + offset[e])[r][lane], for r below rows
  *
- * rows: 1 to `window`. offset: bytes, a multiple of 64, as x is. fresh: y holds nothing yet. y: float, int32 (u8;
- * a row must have no more than EIE_PANEL products) or int64 (i16). */
+ * rows: 1 to `window`. offset: bytes, a multiple of 64, as x is; of narrow kernels a multiple of 4. fresh: y holds nothing yet. y: float,
+ * int32 (u8; a row must have no more than EIE_PANEL products) or int64 (i16; the sums of one call fit int32). */
 typedef void eie_conv_kernel(const uint32_t *offset, const uint32_t *weight, size_t entries, const void *x, size_t rows, bool fresh, void *y);
 
 /* y[i] = eie_scale_u8(sum[i] - less, factor) (+ *bias): the difference fits int32, as |q - zero| <= 255. bias may be NULL. */
@@ -123,7 +124,7 @@ typedef struct {
     eie_form form; /* gemm and convolution, and what follows */
     size_t window; /* columns; of a convolution: vectors */
     size_t per;    /* entries of a lane in a step; of a convolution: channels */
-    size_t sets;   /* rows of a lane */
+    size_t sets;   /* rows of a lane; of a convolution: positions of a vector */
     size_t unroll; /* steps of a group: a multiple */
     size_t codes;  /* the largest codebook it takes, 0: values, any codebook */
     void (*run)(void);
@@ -136,6 +137,9 @@ extern const size_t eie_kernel_count;
 const eie_kernel *eie_kernel_find(eie_kernel_kind kind, uint32_t codebook_size);
 /* Another one of the same instruction set that takes this codebook too, by tables, and lies behind `than` in the list; NULL. */
 const eie_kernel *eie_kernel_other(const eie_kernel *than, uint32_t codebook_size);
+
+/* The narrow form of a convolution kernel; NULL where there is none. */
+const eie_kernel *eie_kernel_narrow(const eie_kernel *of);
 
 #define EIE_KERNEL(kind, type, name, isa, form, window, per, sets, unroll, codes) type name##_##isa;
 #include "kernels/kernels.inc"

@@ -34,8 +34,11 @@ typedef struct {
     bool stacked, wide;   /* wide: a row of u8 sums may pass int32 */
     size_t tiles, vectors, down, across; /* vectors: of a tile; stacked: tiles of a column and of a line */
     size_t blocks, block; /* of rows: how many, and rows of one */
+    const eie_kernel *kernel;
+    size_t lanes;         /* of a vector */
     size_t slots;         /* stacked: phases of the input */
-    int64_t phase[EIE_CONV_COLUMNS];
+    int64_t phase[EIE_CONV_COLUMNS], copy[EIE_CONV_COLUMNS]; /* copy: the first shift of each copy of a line */
+    size_t places[EIE_CONV_COLUMNS]; /* of each copy, in use */
     eie_lines_kernel *lines;
     eie_scale_kernel *scale;
     eie_follow_kernel *follow;
@@ -59,13 +62,28 @@ eie_status eie_conv_output_dims(const eie_layer *layer, const int64_t *in, int64
 
 static size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 
+static void plan_copies(eie_conv_call *call) {
+    const eie_conv *c = call->conv;
+    const eie_conv_axis *a = &c->axis[2];
+    for (size_t x = a->columns; x-- > 0;) { /* shifts ascend: the last has the most places, the first is where it begins */
+        size_t within, copies;
+        const size_t copy = eie_conv_copy(a, eie_conv_span(c), x, &within, &copies), places = call->lanes + within;
+        call->copy[copy] = a->shift[x] - (int64_t)within * a->step;
+        if (places > call->places[copy]) call->places[copy] = places;
+    }
+}
+
 static void cut(eie_conv_call *call, const eie_parallel *parallel) {
     const eie_conv *c = call->conv;
     const int64_t *d = call->size.domain;
-    const size_t most = c->kernel->window, flat = ceil_div(call->size.positions, LANES);
-    call->across = ceil_div((size_t)d[2], LANES);
-    const size_t stacked = (size_t)d[0] * (size_t)d[1] * call->across;
+    const size_t flat = ceil_div(call->size.positions, LANES);
+    call->across = ceil_div((size_t)d[2], c->stacker->sets);
+    const size_t stacked = ceil_div((size_t)d[0] * (size_t)d[1] * call->across * c->stacker->sets, LANES);
     call->stacked = c->lines > 0 && stacked <= flat + flat / 4 && d[1] >= 4;
+    call->kernel = call->stacked ? c->stacker : c->kernel;
+    call->lanes = call->kernel->sets;
+    const size_t most = call->kernel->window;
+    if (call->stacked) plan_copies(call);
     const size_t length = call->stacked ? (size_t)d[1] : flat;
     for (size_t y = 0; call->stacked && y < c->axis[1].columns; y++) {
         size_t slots;
@@ -76,7 +94,7 @@ static void cut(eie_conv_call *call, const eie_parallel *parallel) {
     call->down = ceil_div(length, call->vectors);
     call->tiles = call->stacked ? (size_t)d[0] * call->down * call->across : call->down;
     const size_t sum = c->format == EIE_I16 || call->wide ? sizeof(int64_t) : sizeof(float);
-    size_t rows = SUM_BYTES / (call->vectors * LANES * sum);
+    size_t rows = SUM_BYTES / (call->vectors * call->lanes * sum);
     if (parallel != NULL && call->tiles * c->group < TASKS) {
         const size_t shared = ceil_div(c->rows * call->tiles * c->group, TASKS);
         rows = shared < rows ? shared : rows;
@@ -89,7 +107,7 @@ static eie_tile tile_of(const eie_conv_call *call, size_t i) {
     const int64_t *d = call->size.domain;
     eie_tile t = {.vectors = call->vectors};
     if (call->stacked) {
-        t.x = (int64_t)(i % call->across * LANES);
+        t.x = (int64_t)(i % call->across * call->lanes);
         t.y = (int64_t)(i / call->across % call->down * call->vectors);
         t.z = (int64_t)(i / call->across / call->down);
         if (d[1] - t.y < (int64_t)t.vectors) t.vectors = (size_t)(d[1] - t.y);
@@ -127,9 +145,9 @@ static void lay_stacked(const eie_conv_call *call, const eie_tile *t, const uint
     const size_t lines = call->conv->lines / call->slots;
     for (size_t z = 0; z < a[0].columns; z++) {
         const int64_t iz = t->z * a[0].step + call->size.base[0] + a[0].shift[z];
-        for (size_t x = 0; x < a[2].columns; x++) {
-            const eie_lines how = {.first = t->x * a[2].step + call->size.base[2] + a[2].shift[x], .step = a[2].step, .width = call->size.in[2],
-                                   .lanes = LANES, .to_pitch = LANES};
+        for (size_t x = 0; x < call->conv->copies; x++) {
+            const eie_lines how = {.first = t->x * a[2].step + call->size.base[2] + call->copy[x], .step = a[2].step, .width = call->size.in[2],
+                                   .lanes = call->places[x], .to_pitch = LANES};
             for (size_t slot = 0; slot < call->slots; slot++, to += lines * LANES) {
                 copy_lines(call, map, iz, t->y * a[1].step + call->size.base[1] + call->phase[slot], a[1].step,
                            t->vectors + (size_t)(a[1].reach / a[1].step), how, to);
@@ -175,7 +193,7 @@ static void lay(const eie_conv_call *call, const eie_tile *t, size_t group, size
     const eie_conv *c = call->conv;
     const eie_conv_axis *a = c->axis;
     const size_t begin = chunk * c->chunk, end = begin + c->chunk < c->units ? begin + c->chunk : c->units;
-    const size_t taps = a[0].columns * a[2].columns, vectors = call->stacked ? taps * c->lines : taps * a[1].columns * c->kernel->window;
+    const size_t vectors = a[0].columns * (call->stacked ? c->copies * c->lines : a[2].columns * a[1].columns * c->kernel->window);
     for (size_t u = begin; u < end; u++, to += vectors * LANES) {
         const uint32_t *map = call->x + (group * c->units + u) * call->size.in_size;
         if (call->stacked) lay_stacked(call, t, map, to);
@@ -190,10 +208,11 @@ static void add_parts(const eie_conv_call *call, const uint32_t *offset, const u
                       int64_t *sums) {
     const size_t most = EIE_PANEL / call->conv->depth;
     int32_t part[MOST_TILE];
-    if (fresh) memset(sums, 0, vectors * LANES * sizeof *sums);
+    const size_t n = vectors * call->lanes;
+    if (fresh) memset(sums, 0, n * sizeof *sums);
     for (size_t e = 0; e < entries; e += most) {
-        ((eie_conv_kernel *)call->conv->kernel->run)(offset + e, weight + e, entries - e < most ? entries - e : most, x, vectors, true, part);
-        for (size_t i = 0; i < vectors * LANES; i++) sums[i] += part[i];
+        ((eie_conv_kernel *)call->kernel->run)(offset + e, weight + e, entries - e < most ? entries - e : most, x, vectors, true, part);
+        for (size_t i = 0; i < n; i++) sums[i] += part[i];
     }
 }
 
@@ -201,14 +220,18 @@ static void add_chunk(const eie_conv_call *call, const eie_tile *t, size_t group
     const eie_conv *c = call->conv;
     const uint32_t *offset = call->stacked ? c->stacked : c->flat;
     const size_t at = (group * c->chunks + chunk) * c->rows;
-    const size_t bytes = call->vectors * LANES * (c->format == EIE_I16 || call->wide ? sizeof(int64_t) : sizeof(float));
-    eie_conv_kernel *run = (eie_conv_kernel *)c->kernel->run;
+    const size_t bytes = call->vectors * call->lanes * (c->format == EIE_I16 || call->wide ? sizeof(int64_t) : sizeof(float));
+    const size_t most = c->format == EIE_I16 ? c->together : SIZE_MAX;
+    eie_conv_kernel *run = (eie_conv_kernel *)call->kernel->run;
     for (size_t i = at + begin; i < at + end; i++) {
         const size_t e = c->first[i], count = c->first[i + 1] - e;
         uint8_t *to = sums + (c->row[i] - begin) * bytes;
         if (count == 0 && chunk > 0) continue;
         if (call->wide) add_parts(call, offset + e, c->weight + e, count, x, t->vectors, chunk == 0, (int64_t *)to);
-        else run(offset + e, c->weight + e, count, x, t->vectors, chunk == 0, to);
+        else run(offset + e, c->weight + e, count < most ? count : most, x, t->vectors, chunk == 0, to);
+        for (size_t done = most; done < count && !call->wide; done += most) {
+            run(offset + e + done, c->weight + e + done, count - done < most ? count - done : most, x, t->vectors, false, to);
+        }
     }
 }
 
@@ -263,12 +286,12 @@ static void follow_lines(const eie_conv_call *call, size_t channel, size_t at, s
     for (size_t i = 0; i < call->follower_count; i++) {
         eie_follower f = call->followers[i];
         if (f.kind == EIE_FOLLOW_ADD) {
-            const eie_lines how = {.pitch = width, .count = lines, .step = 1, .width = (int64_t)lanes, .lanes = lanes, .to_pitch = LANES};
+            const eie_lines how = {.pitch = width, .count = lines, .step = 1, .width = (int64_t)lanes, .lanes = lanes, .to_pitch = call->lanes};
             call->lines((const uint32_t *)(const void *)(f.operand + call->sample + channel * call->size.out_size + at), &how, (uint32_t *)(void *)operand);
             f.operand = operand;
         }
         if (f.kind == EIE_FOLLOW_ADD_CHANNEL) f.operand += channel;
-        call->follow(&f, lines * LANES, values);
+        call->follow(&f, lines * call->lanes, values);
     }
 }
 
@@ -288,13 +311,13 @@ static void put_row(const eie_conv_call *call, const eie_tile *t, size_t group, 
         follow(call, channel, t->first, t->count, to + t->first);
         return;
     }
-    float *values = finish(call, group * c->rows + row, channel, t->vectors * LANES, sums, scaled);
-    const int64_t lanes = d[2] - t->x < LANES ? d[2] - t->x : LANES;
+    float *values = finish(call, group * c->rows + row, channel, t->vectors * call->lanes, sums, scaled);
+    const int64_t lanes = d[2] - t->x < (int64_t)call->lanes ? d[2] - t->x : (int64_t)call->lanes;
     if (!c->params.transposed) { /* positions are outputs */
         const size_t at = call->stacked ? (size_t)((t->z * d[1] + t->y) * d[2] + t->x) : t->first;
         if (call->stacked) follow_lines(call, channel, at, t->vectors, (size_t)lanes, values);
         else follow(call, channel, at, t->count, values);
-        const eie_lines how = {.pitch = LANES, .count = t->vectors, .step = 1, .width = LANES, .lanes = (size_t)lanes, .to_pitch = (size_t)d[2]};
+        const eie_lines how = {.pitch = call->lanes, .count = t->vectors, .step = 1, .width = (int64_t)call->lanes, .lanes = (size_t)lanes, .to_pitch = (size_t)d[2]};
         if (call->stacked) call->lines((const uint32_t *)(const void *)values, &how, (uint32_t *)(void *)(to + at));
         else memcpy(to + at, values, t->count * sizeof *values);
         return;
@@ -305,7 +328,7 @@ static void put_row(const eie_conv_call *call, const eie_tile *t, size_t group, 
         phase[i] = (int64_t)(rest % c->axis[i].phases);
         rest /= c->axis[i].phases;
     }
-    for (size_t v = 0; call->stacked && v < t->vectors; v++) put_line(call, to, phase, t->z, t->y + (int64_t)v, t->x, lanes, values + v * LANES);
+    for (size_t v = 0; call->stacked && v < t->vectors; v++) put_line(call, to, phase, t->z, t->y + (int64_t)v, t->x, lanes, values + v * call->lanes);
     for (size_t done = 0; !call->stacked && done < t->count;) {
         const int64_t at = (int64_t)(t->first + done), x = at % d[2], left = (int64_t)(t->count - done), n = d[2] - x < left ? d[2] - x : left;
         put_line(call, to, phase, at / d[2] / d[1], at / d[2] % d[1], x, n, values + done);
@@ -322,7 +345,7 @@ static void compute(void *context, size_t i) {
     const size_t group = i / call->blocks % c->group, begin = i % call->blocks * call->block;
     const size_t end = begin + call->block < c->rows ? begin + call->block : c->rows;
     const eie_tile t = tile_of(call, i / call->blocks / c->group);
-    const size_t bytes = call->vectors * LANES * (c->format == EIE_I16 || call->wide ? sizeof(int64_t) : sizeof(float));
+    const size_t bytes = call->vectors * call->lanes * (c->format == EIE_I16 || call->wide ? sizeof(int64_t) : sizeof(float));
     uint8_t *memory = malloc(c->chunk_vectors * 64 + (end - begin) * bytes + 64);
     if (memory == NULL) {
         atomic_store(&call->failed, true);

@@ -210,6 +210,72 @@ static void test_gemm(const eie_parallel *pool) {
 
 /* ---- convolution ------------------------------------------------------------------------------------------------------- */
 
+/* Every kernel, on every number of vectors and buffers of just the size it may read, against sums taken one by one. */
+static void test_conv_kernels(void) {
+    static const eie_format formats[] = {EIE_F32, EIE_I16, EIE_U8};
+    for (size_t k = 0; k < eie_kernel_count; k++) {
+        const eie_kernel *kernel = &eie_kernels[k];
+        bool here = false;
+        for (size_t a = 0; eie_isa_available(a) != NULL; a++) here |= strcmp(eie_isa_available(a), kernel->isa) == 0;
+        if (kernel->kind < EIE_CONV_F32 || kernel->kind > EIE_CONV_U8 || !here) continue;
+        const eie_format format = formats[kernel->kind - EIE_CONV_F32];
+        const size_t lanes = kernel->sets, pitch = 16, item = format == EIE_I16 ? 8 : 4;
+        for (int i = 0; i < 400; i++) {
+            const size_t rows = 1 + (size_t)draw(kernel->window), entries = i % 5 == 0 ? (size_t)draw(3) : (size_t)draw(60), lines = 40;
+            const bool fresh = draw(2);
+            const size_t places = (lines + rows - 1) * pitch;
+            uint32_t *x = aligned_alloc(64, places * 4), *offset = malloc(entries * 4 + 1), *weight = malloc(entries * 4 + 1);
+            uint8_t *y = malloc(rows * lanes * item), *before = malloc(rows * lanes * item);
+            require(x != NULL && offset != NULL && weight != NULL && y != NULL && before != NULL, "out of memory", "conv kernels");
+            for (size_t j = 0; j < places; j++) {
+                const float value = number();
+                if (format == EIE_F32) memcpy(x + j, &value, 4);
+                else if (kernel->per == 4) x[j] = (uint32_t)draw(1ull << 32);
+                else x[j] = format == EIE_I16 ? (uint32_t)(draw(65535) + 1) % 65535 << 16 | (uint32_t)draw(32768) : (uint32_t)(draw(256) << 16 | draw(256));
+                if (format == EIE_I16 && x[j] >> 16 == 32768) x[j] ^= 1u << 16; /* -32768 is no activation */
+            }
+            for (size_t e = 0; e < entries; e++) { /* weights of i16 so small that the sum of a call fits int32: docs/numerics.md */
+                const float value = number();
+                offset[e] = (uint32_t)(draw(lines) * 64 + (lanes < pitch ? draw(pitch - lanes + 1) * 4 : 0));
+                weight[e] = kernel->per == 4 ? (uint32_t)draw(1ull << 32) & 0x7f7f7f7fu : (uint16_t)(draw(1000) - 500) | (uint32_t)(draw(1000) - 500) << 16;
+                if (format == EIE_U8 && kernel->per == 2) weight[e] = (uint16_t)(draw(255) - 127) | (uint32_t)(draw(255) - 127) << 16;
+                if (format == EIE_F32) memcpy(weight + e, &value, 4);
+            }
+            for (size_t j = 0; j < rows * lanes; j++) {
+                const float value = number();
+                const int32_t whole = (int32_t)draw(2001) - 1000;
+                const int64_t wide = (int64_t)draw(1ull << 50);
+                memcpy(y + j * item, format == EIE_F32 ? (const void *)&value : format == EIE_U8 ? (const void *)&whole : (const void *)&wide, item);
+            }
+            memcpy(before, y, rows * lanes * item);
+            ((eie_conv_kernel *)kernel->run)(offset, weight, entries, x, rows, fresh, y);
+            for (size_t j = 0; j < rows * lanes; j++) {
+                double real = 0;
+                int64_t sum = 0;
+                for (size_t e = 0; e < entries; e++) {
+                    const uint32_t at = x[offset[e] / 4 + j / lanes * pitch + j % lanes], w = weight[e];
+                    float a, b;
+                    memcpy(&a, &at, 4), memcpy(&b, &w, 4);
+                    if (format == EIE_F32) real += (double)a * b;
+                    for (int c = 0; c < 4 && kernel->per == 4; c++) sum += (int64_t)(uint8_t)(at >> 8 * c) * (int8_t)(w >> 8 * c);
+                    for (int c = 0; c < 2 && kernel->per == 2; c++) sum += (int64_t)(int16_t)(at >> 16 * c) * (int16_t)(w >> 16 * c);
+                }
+                float made, old;
+                int32_t whole, was;
+                int64_t wide, had;
+                memcpy(&made, y + j * item, 4), memcpy(&old, before + j * item, 4), memcpy(&whole, y + j * item, 4), memcpy(&was, before + j * item, 4);
+                if (format == EIE_F32) require(fabs(made - real - (fresh ? 0 : old)) <= 1e-3, "sums differ", kernel->name);
+                if (format == EIE_U8) require(whole == sum + (fresh ? 0 : was), "sums differ", kernel->name);
+                if (format != EIE_I16) continue;
+                memcpy(&wide, y + j * item, 8), memcpy(&had, before + j * item, 8);
+                require(wide == sum + (fresh ? 0 : had), "sums differ", kernel->name);
+            }
+            free(x), free(offset), free(weight), free(y), free(before);
+        }
+        note(kernel->name);
+    }
+}
+
 typedef struct {
     const sample *weight;
     eie_conv_params params;
@@ -580,6 +646,7 @@ int main(void) {
     test_cells();
     test_follow_kernels();
     test_gemm(pool);
+    test_conv_kernels();
     test_conv(pool);
     test_recurrent(pool);
     test_gather();
