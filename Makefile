@@ -38,7 +38,7 @@ lint: $(VENV)/.tested ## ruff and mypy
 fuzz: ## damaged payloads through the C decoder, under AddressSanitizer and UBSan: make fuzz SECONDS=300
 	$(MAKE) -C tests/fuzz CC=$(CC) SECONDS=$(or $(SECONDS),120)
 
-sanitize: ## the C self-test under AddressSanitizer, UBSan and ThreadSanitizer (and `make -C tests/csrc neon`)
+sanitize: ## the C self-test under AddressSanitizer, UBSan and ThreadSanitizer (`make -C tests/csrc emulated neon`: other machines' kernels)
 	$(MAKE) -C tests/csrc run CC=$(CC)
 	$(MAKE) -C tests/csrc thread CC=$(CC)
 

@@ -34,9 +34,19 @@
  *   EIE_WORD16   i16. index, of two steps: 32 words, the first step's column in the low byte; weight, of four steps: 32
  *                words, the first step's codes in the lowest nibbles
  *   EIE_TRIPLE32 f32, window 32. index, of three steps: 16 double words of column (5 bits), code (5 bits), ... from the lowest
- * table: what codes stand for: int8[4], int8[16], int16[16] or float[32]. */
+ *   EIE_PLANE    window 32. index: uint8, the column's four low bits, and its fifth as the highest. weight: float, int16 or int8, where
+ *                unpacking bytes puts the activations (ops/matrix_pack.c)
+ *   EIE_PLANE16  index as for EIE_PLANE; weight, of two steps: 32 bytes of codes, one step's in the low nibbles and the other's in the high
+ *                ones; in u8, where the steps are unpacked together, those of the first register and of the second
+ *   EIE_NIBBLE16 as EIE_PLANE16, window 16. index, of two steps: 32 bytes, the first step's columns in the low nibbles
+ * table: what codes stand for: int8[4], int8[16], int16[16], float[16] or float[32].
+ * With the last three, i16 and f32 take x as planes of bytes: first those of the lowest bytes, `plane` bytes on the next ones.
+ * start: u8 kernels may begin each sum at 128 sum(w) - sum(w < 0), and add |w| (x - 128), or |w| (127 - x) where w < 0. */
 enum { EIE_ROWS = 16, EIE_SETS = 2, EIE_VECTORS = 8, EIE_PANEL = 65536 };
-typedef enum { EIE_VALUE, EIE_CODE4, EIE_CODE16, EIE_SPLIT16, EIE_WORD16, EIE_TRIPLE32 } eie_form;
+typedef enum { EIE_VALUE, EIE_CODE4, EIE_CODE16, EIE_SPLIT16, EIE_WORD16, EIE_TRIPLE32, EIE_PLANE, EIE_PLANE16, EIE_NIBBLE16 } eie_form;
+
+/* Whether i16 and f32 kernels of this form take x as planes of bytes. */
+static inline bool eie_form_planes(eie_form form) { return form == EIE_PLANE || form == EIE_PLANE16 || form == EIE_NIBBLE16; }
 
 typedef struct {
     size_t groups;
@@ -46,6 +56,8 @@ typedef struct {
     const uint8_t *index, *weight, *high;
     const uint64_t *upper;
     const uint8_t *table;
+    const int32_t *start;   /* [groups * 16 * sets], u8 */
+    size_t plane;
     bool far; /* the weights don't fit a second-level cache */
 } eie_panel;
 
@@ -74,7 +86,7 @@ typedef void eie_output_u8_kernel(const int32_t *sum, size_t n, const eie_output
  *     y[r][lane] (+)= sum over e of the products of weight[e] with (x + offset[e])[r][lane], for r below rows
  *
  * rows: 1 to `window`. offset: bytes, a multiple of 64, as x is; of narrow kernels a multiple of 4. fresh: y holds nothing yet. y: float,
- * int32 (u8; a row must have no more than EIE_PANEL products) or int64 (i16; the sums of one call fit int32). */
+ * int32 (u8; a row must have no more than EIE_PANEL products) or int64 (i16). */
 typedef void eie_conv_kernel(const uint32_t *offset, const uint32_t *weight, size_t entries, const void *x, size_t rows, bool fresh, void *y);
 
 /* y[i] = eie_scale_u8(sum[i] - less, factor) (+ *bias): the difference fits int32, as |q - zero| <= 255. bias may be NULL. */
@@ -125,7 +137,7 @@ typedef struct {
     size_t window; /* columns; of a convolution: vectors */
     size_t per;    /* entries of a lane in a step; of a convolution: channels */
     size_t sets;   /* rows of a lane; of a convolution: positions of a vector */
-    size_t unroll; /* steps of a group: a multiple */
+    size_t unroll; /* steps of a group: a multiple; of a convolution in i16: 0 where the sums of one call must fit int32 */
     size_t codes;  /* the largest codebook it takes, 0: values, any codebook */
     void (*run)(void);
 } eie_kernel;

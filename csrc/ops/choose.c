@@ -73,7 +73,7 @@ void eie_gemm_choose(uint64_t out, uint64_t in, uint64_t nonzeros, uint32_t code
     const eie_rates *r = rates_of(k->isa);
     const double all = (double)out * (double)in, kept = all > 0 ? (double)nonzeros / all : 0;
     const double in_cache = all * sizeof(float) < 1 << 20 ? IN_CACHE : 1;
-    const double entries = (double)nonzeros * padding(kept, k), bytes = entries * (k->form == EIE_VALUE ? 5.1 : 1.4);
+    const double entries = (double)nonzeros * padding(kept, k), bytes = entries * (k->form == EIE_VALUE || k->form == EIE_PLANE ? 5.1 : 1.4);
     double packed = entries / r->packed_gemm;
     if (bytes > 1.7e6 && packed < bytes / FAR_BYTES) packed = bytes / FAR_BYTES;
     decide(kept, packed, all / (r->dense_gemm * in_cache), WORTH, k, format, verdict);

@@ -53,7 +53,7 @@ typedef struct {
     int64_t *row_sums;     /* u8: [group * rows] */
     float step;            /* u8 */
     int32_t exponent;      /* i16 */
-    size_t together;       /* i16: the sums of so many entries of a row, one after the other, fit int32 */
+    uint8_t *fits;         /* i16, [entries] or NULL: how many entries from each on have sums that fit int32, 255 at most */
     const eie_kernel *kernel, *stacker; /* of the flat layout, of the stacked one */
 } eie_conv;
 

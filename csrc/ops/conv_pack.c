@@ -18,6 +18,7 @@ static void conv_free(eie_layer *layer) {
     free(c->stacked);
     free(c->weight);
     free(c->row_sums);
+    free(c->fits);
     free(c);
 }
 
@@ -233,22 +234,19 @@ static eie_status count_entries(eie_conv *c, const eie_reader *r, const eie_valu
     return EIE_OK;
 }
 
-/* What weights of magnitude w add to a sum is at most 32767 w: how many entries in a row can be added before int32 overflows. */
-static void measure_runs(eie_conv *c, uint64_t total) {
-    const int64_t most = INT32_MAX / 32767;
+/* What weights of magnitude w add to a sum is at most 32767 w: how many entries can be added before int32 overflows. */
+static eie_status measure_fits(eie_conv *c, uint64_t total) {
     int64_t sum = 0;
-    size_t begin = 0;
-    c->together = SIZE_MAX;
-    for (size_t e = 0; e < total; e++) { /* runs that cross from one row to the next are no shorter than they need be */
-        int16_t w[2], first[2];
+    size_t end = (size_t)total;
+    c->fits = malloc(total + 1);
+    if (c->fits == NULL) return EIE_E_MEMORY;
+    for (size_t e = (size_t)total; e-- > 0;) {
+        int16_t w[2], last[2];
         memcpy(w, c->weight + e, sizeof w);
-        sum += abs(w[0]) + abs(w[1]);
-        for (; sum > most; begin++) {
-            if (e - begin < c->together) c->together = e - begin;
-            memcpy(first, c->weight + begin, sizeof first);
-            sum -= abs(first[0]) + abs(first[1]);
-        }
+        for (sum += abs(w[0]) + abs(w[1]); sum > INT32_MAX / 32767; sum -= abs(last[0]) + abs(last[1])) memcpy(last, c->weight + --end, sizeof last);
+        c->fits[e] = (uint8_t)(end - e < UINT8_MAX ? end - e : UINT8_MAX);
     }
+    return EIE_OK;
 }
 
 static eie_status fill_entries(eie_conv *c, const eie_reader *r, const eie_values *v, uint64_t total) {
@@ -269,11 +267,11 @@ static eie_status fill_entries(eie_conv *c, const eie_reader *r, const eie_value
         *of += (uint64_t)count * c->depth;
         if (*of > c->most) c->most = *of;
     }
-    if (status == EIE_OK && c->format == EIE_I16) measure_runs(c, total);
+    if (status == EIE_OK && c->format == EIE_I16 && c->kernel->unroll == 0) status = measure_fits(c, total);
     free(products);
     free(layout[0]);
     free(layout[1]);
-    c->base.bytes = total * (c->lines > 0 ? 12 : 8) + c->group * c->rows * (8 * c->chunks + (c->format == EIE_U8 ? 8 : 0));
+    c->base.bytes = total * ((c->lines > 0 ? 12 : 8) + (c->fits != NULL)) + c->group * c->rows * (8 * c->chunks + (c->format == EIE_U8 ? 8 : 0));
     return status;
 }
 

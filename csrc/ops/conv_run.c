@@ -216,22 +216,29 @@ static void add_parts(const eie_conv_call *call, const uint32_t *offset, const u
     }
 }
 
+/* Sums in i16 that a kernel widens once a call: as many entries at a time as are sure to fit int32. */
+static void add_fitting(const eie_conv_call *call, const uint32_t *offset, size_t e, size_t count, const void *x, size_t vectors, bool fresh, void *sums) {
+    const eie_conv *c = call->conv;
+    for (const size_t end = e + count; e < end || fresh; fresh = false) {
+        const size_t n = e < end && c->fits[e] < end - e ? c->fits[e] : end - e;
+        ((eie_conv_kernel *)call->kernel->run)(offset + e, c->weight + e, n, x, vectors, fresh, sums);
+        e += n;
+    }
+}
+
 static void add_chunk(const eie_conv_call *call, const eie_tile *t, size_t group, size_t chunk, size_t begin, size_t end, const void *x, uint8_t *sums) {
     const eie_conv *c = call->conv;
     const uint32_t *offset = call->stacked ? c->stacked : c->flat;
     const size_t at = (group * c->chunks + chunk) * c->rows;
     const size_t bytes = call->vectors * call->lanes * (c->format == EIE_I16 || call->wide ? sizeof(int64_t) : sizeof(float));
-    const size_t most = c->format == EIE_I16 ? c->together : SIZE_MAX;
     eie_conv_kernel *run = (eie_conv_kernel *)call->kernel->run;
     for (size_t i = at + begin; i < at + end; i++) {
         const size_t e = c->first[i], count = c->first[i + 1] - e;
         uint8_t *to = sums + (c->row[i] - begin) * bytes;
         if (count == 0 && chunk > 0) continue;
         if (call->wide) add_parts(call, offset + e, c->weight + e, count, x, t->vectors, chunk == 0, (int64_t *)to);
-        else run(offset + e, c->weight + e, count < most ? count : most, x, t->vectors, chunk == 0, to);
-        for (size_t done = most; done < count && !call->wide; done += most) {
-            run(offset + e + done, c->weight + e + done, count - done < most ? count - done : most, x, t->vectors, false, to);
-        }
+        else if (c->fits != NULL) add_fitting(call, offset, e, count, x, t->vectors, chunk == 0, to);
+        else run(offset + e, c->weight + e, count, x, t->vectors, chunk == 0, to);
     }
 }
 

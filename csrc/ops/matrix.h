@@ -32,7 +32,7 @@ typedef struct {
 
 /* A vector as the kernels want it. */
 typedef struct {
-    const void *x; /* padded: float, uint8 or int16 */
+    const void *x; /* padded: float, uint8 or int16, or planes of the bytes of those */
     bool finite;
     float scale;   /* u8 */
     int32_t zero;  /* u8 */
@@ -44,6 +44,8 @@ eie_status eie_matrix_pack(const uint8_t *codes, const float *codebook, uint32_t
                            eie_format format, eie_matrix *matrix);
 void eie_matrix_free(eie_matrix *matrix); /* what it holds */
 
+/* Bytes between the planes of a vector; 0: the kernel takes none. */
+size_t eie_matrix_plane(const eie_matrix *matrix);
 /* Bytes of the buffer that eie_matrix_vector fills, a multiple of 64. */
 size_t eie_matrix_vector_bytes(const eie_matrix *matrix);
 /* Quantizes x[0..in), or copies it; in f32, where nothing needs padding, x itself is used. */

@@ -1,4 +1,5 @@
 /* How the entries of a matrix become the steps of a panel. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -61,6 +62,15 @@ typedef struct {
     uint64_t *upper;
 } eie_writer;
 
+/* Where the weight of an entry (two a row) lies among those of a step, or in u8 of two, so that it meets its activation: unpacking
+ * takes the halves of 16 bytes apart, for each byte that a number has more. */
+static size_t plane_place(eie_format format, size_t step, size_t entry) {
+    const size_t lane = entry / 16, at = entry % 16;
+    if (format == EIE_F32) return at / 4 * 8 + lane * 4 + at % 4;
+    if (format == EIE_I16) return at / 8 * 16 + lane * 8 + at % 8;
+    return at / 8 * 32 + lane * 16 + at % 8 / 2 * 4 + step % 2 * 2 + at % 2;
+}
+
 static void put(const eie_source *s, const eie_writer *w, size_t step, size_t entry, size_t column, uint8_t code) {
     const eie_kernel *k = s->matrix->kernel;
     const size_t at = step * LANES * k->per + entry;
@@ -86,6 +96,21 @@ static void put(const eie_source *s, const eie_writer *w, size_t step, size_t en
         w->index[(step / 2 * 32 + entry) * 2 + step % 2] = (uint8_t)column;
         w->weight[(step / 4 * 32 + entry) * 2 + step % 4 / 2] |= (uint8_t)(code << step % 2 * 4);
         break;
+    case EIE_PLANE: {
+        const size_t item = item_bytes(s->matrix->format), steps = s->matrix->format == EIE_U8 ? 2 : 1;
+        const size_t place = step / steps * steps * LANES * k->per + plane_place(s->matrix->format, step, entry);
+        w->index[at] = (uint8_t)((column & 15) | (column & 16) << 3);
+        memcpy(w->weight + place * item, (const uint8_t *)s->values + code * item, item);
+        break;
+    }
+    case EIE_PLANE16:
+    case EIE_NIBBLE16: {
+        const size_t place = s->matrix->format == EIE_U8 ? plane_place(EIE_U8, step, entry) : step % 2 * 32 + entry;
+        if (k->form == EIE_PLANE16) w->index[at] = (uint8_t)((column & 15) | (column & 16) << 3);
+        else w->index[step / 2 * 32 + entry] |= (uint8_t)(column << step % 2 * 4);
+        w->weight[step / 2 * 32 + place % 32] |= (uint8_t)(code << place / 32 * 4);
+        break;
+    }
     case EIE_TRIPLE32: {
         uint32_t word;
         memcpy(&word, w->index + (step / 3 * LANES + entry) * 4, sizeof word);
@@ -162,29 +187,37 @@ static uint8_t *allocate(size_t bytes, void **memory) {
     return begin;
 }
 
-/* Bytes of the parts of a panel, a multiple of 64 each: first, origin, select, index, weight, high, upper, table, row_sum. */
-enum { PARTS = 9 };
+/* Bytes of the parts of a panel, a multiple of 64 each: first, origin, select, index, weight, high, upper, table, row_sum, start. */
+enum { PARTS = 10 };
 static void sizes(const eie_kernel *k, eie_format format, size_t groups, size_t steps, size_t *bytes) {
     const size_t entries = steps * LANES * k->per;
     bytes[0] = (groups + 1) * sizeof(size_t);
     bytes[1] = steps * sizeof(uint16_t);
     bytes[2] = k->sets > 1 ? steps * sizeof(uint16_t) : 0;
-    bytes[3] = k->form == EIE_TRIPLE32 ? steps / 3 * 64 : entries;
-    bytes[4] = k->form == EIE_VALUE ? entries * item_bytes(format) : k->form == EIE_CODE16 || k->form == EIE_WORD16 ? entries / 2 : 0;
+    bytes[3] = k->form == EIE_TRIPLE32 ? steps / 3 * 64 : k->form == EIE_NIBBLE16 ? entries / 2 : entries;
+    const bool nibbles = k->form == EIE_CODE16 || k->form == EIE_WORD16 || k->form == EIE_PLANE16 || k->form == EIE_NIBBLE16;
+    bytes[4] = k->form == EIE_VALUE || k->form == EIE_PLANE ? entries * item_bytes(format) : nibbles ? entries / 2 : 0;
     bytes[5] = k->form == EIE_SPLIT16 ? steps * 16 : 0;
     bytes[6] = k->form == EIE_SPLIT16 ? steps * sizeof(uint64_t) : 0;
     bytes[7] = k->codes * item_bytes(format);
     bytes[8] = format == EIE_U8 ? groups * LANES * k->sets * sizeof(int32_t) : 0;
+    bytes[9] = bytes[8];
     for (int i = 0; i < PARTS; i++) bytes[i] = (bytes[i] + 63) / 64 * 64;
 }
 
-static void sum_rows(const eie_source *s, int32_t *sums) {
+/* Sums of the weights of rows, and the `start` of kernels.h. */
+static void sum_rows(const eie_source *s, int32_t *sums, int32_t *start) {
     const eie_matrix *m = s->matrix;
     const int8_t *values = s->values;
     for (size_t i = 0; i < m->groups * m->sums; i++) {
         if (m->order[i] == EIE_NO_ROW) continue;
         const uint8_t *row = s->codes + (size_t)m->order[i] * m->in + s->column;
-        for (size_t c = 0; c < s->width; c++) sums[i] += values[row[c]];
+        int32_t negative = 0;
+        for (size_t c = 0; c < s->width; c++) {
+            sums[i] += values[row[c]];
+            negative += values[row[c]] < 0 ? values[row[c]] : 0;
+        }
+        start[i] = 128 * sums[i] - negative;
     }
 }
 
@@ -216,9 +249,11 @@ static eie_status pack_panel(const eie_source *s, eie_entries *entries, eie_matr
     }
     if (k->codes > 0) memcpy(part[7], s->values, s->codebook_size * item_bytes(m->format));
     to->row_sum = (int32_t *)part[8];
-    if (m->format == EIE_U8) sum_rows(s, to->row_sum);
+    int32_t *start = (int32_t *)part[9];
+    if (m->format == EIE_U8) sum_rows(s, to->row_sum, start);
     to->column = s->column;
-    to->panel = (eie_panel){m->groups, (const size_t *)part[0], writer.origin, writer.select, part[3], part[4], part[5], writer.upper, part[7], total > NEAR};
+    to->panel = (eie_panel){m->groups, (const size_t *)part[0], writer.origin, writer.select, part[3], part[4], part[5], writer.upper, part[7],
+                            start, eie_matrix_plane(m), total > NEAR};
     *held += total;
     return EIE_OK;
 }
@@ -269,40 +304,50 @@ static void shape(eie_matrix *m, const eie_kernel *k) {
     if (m->panel_count > 1 && last < k->window) m->padded += k->window - last;
 }
 
+/* Clock cycles of a step, roughly, measured where the weights stay in the first two caches. */
+static double step_cycles(const eie_kernel *k, eie_format format) {
+    switch (k->form) {
+    case EIE_SPLIT16: return 6.6;
+    case EIE_WORD16: return k->window > 32 ? 6.2 : 4.7;
+    case EIE_PLANE16: return format == EIE_F32 ? 16.8 : format == EIE_I16 ? 7.2 : 4.2;
+    case EIE_NIBBLE16: return format == EIE_F32 ? 14.5 : format == EIE_I16 ? 6.0 : 3.8;
+    default: return 3.7;
+    }
+}
+
 /* Clock cycles of a product, roughly: of computing, or of reading where the weights don't fit the second-level cache.
  * Figures: docs/kernels.md. */
 static double cycles(const eie_matrix *m, size_t steps) {
     size_t bytes[PARTS], total = 0;
     sizes(m->kernel, m->format, m->groups, steps, bytes);
     for (int i = 0; i < PARTS; i++) total += bytes[i];
-    const eie_form form = m->kernel->form;
-    const double step = form == EIE_SPLIT16 ? 6.6 : form == EIE_WORD16 && m->kernel->window > 32 ? 6.2 : form == EIE_WORD16 ? 4.7 : 3.7;
-    const double computing = (double)steps * step, reading = (double)total / (total < NEAR ? 40 : 8);
+    const double computing = (double)steps * step_cycles(m->kernel, m->format), reading = (double)total / (total < NEAR ? 40 : 8);
     return computing > reading ? computing : reading;
 }
 
-/* Whether another form of the same instruction set is expected to be faster: judged on a sample of the groups. */
-static eie_status choose(eie_matrix *m, const eie_source *s, eie_entries *entries, bool *other) {
-    double best = 0;
-    const eie_kernel *first = m->kernel, *second = eie_kernel_other(first, s->codebook_size);
-    *other = false;
-    if (second == NULL || m->out < 64) return EIE_OK;
-    for (int turn = 0; turn < 2; turn++) {
+/* The form of this instruction set that is expected to be fastest: judged on a sample of the groups. */
+static const eie_kernel *choose(const eie_matrix *m, const eie_source *s, eie_entries *entries) {
+    const eie_kernel *best = m->kernel;
+    double least = INFINITY;
+    if (m->out < 64) return best;
+    for (const eie_kernel *k = m->kernel; k != NULL; k = k->codes > 0 ? eie_kernel_other(k, s->codebook_size) : NULL) {
         size_t steps = 0, seen = 0;
         eie_matrix tried = *m;
         eie_source from = *s;
         from.matrix = &tried;
-        shape(&tried, turn == 0 ? first : second);
+        shape(&tried, k);
         tried.groups = m->out / tried.sums; /* the order of whole groups is all it needs: of the first kind, whichever it is */
         for (size_t g = 0; g < tried.groups; g += (tried.groups + 15) / 16, seen++) {
             collect(&from, g, entries);
-            steps += schedule(&from, tried.kernel, entries, 0, NULL);
+            steps += schedule(&from, k, entries, 0, NULL);
         }
         const double time = seen > 0 ? cycles(&tried, steps * tried.groups / seen) : 0;
-        if (turn == 1) *other = time < best;
-        best = time;
+        if (time < least) {
+            least = time;
+            best = k;
+        }
     }
-    return EIE_OK;
+    return best;
 }
 
 static eie_status pack(eie_matrix *m, eie_source *s) {
@@ -311,13 +356,13 @@ static eie_status pack(eie_matrix *m, eie_source *s) {
     if (status != EIE_OK) return status;
     const size_t room = (most < EIE_PANEL ? most : EIE_PANEL) * MOST_ROWS + 8;
     eie_entries entries = {malloc(room * sizeof(uint16_t)), malloc(room), {0}};
-    bool other = false;
     if (entries.column == NULL || entries.code == NULL) status = EIE_E_MEMORY;
     s->width = m->in < EIE_PANEL ? m->in : EIE_PANEL;
-    if (status == EIE_OK) status = choose(m, s, &entries, &other);
-    if (status == EIE_OK && other) {
-        shape(m, eie_kernel_other(m->kernel, s->codebook_size));
+    const eie_kernel *best = status == EIE_OK ? choose(m, s, &entries) : m->kernel;
+    if (best != m->kernel) {
+        shape(m, best);
         free(m->order);
+        m->order = NULL;
         status = arrange(m, s->codes, &most);
     }
     m->panels = calloc(m->panel_count + 1, sizeof *m->panels);
