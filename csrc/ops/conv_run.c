@@ -353,19 +353,18 @@ static void compute(void *context, size_t i) {
     const size_t end = begin + call->block < c->rows ? begin + call->block : c->rows;
     const eie_tile t = tile_of(call, i / call->blocks / c->group);
     const size_t bytes = call->vectors * call->lanes * (c->format == EIE_I16 || call->wide ? sizeof(int64_t) : sizeof(float));
-    uint8_t *memory = malloc(c->chunk_vectors * 64 + (end - begin) * bytes + 64);
-    if (memory == NULL) {
+    uint8_t *x = eie_scratch_take(c->chunk_vectors * 64 + (end - begin) * bytes), *sums = x + c->chunk_vectors * 64;
+    if (x == NULL) {
         atomic_store(&call->failed, true);
         return;
     }
-    uint8_t *x = (uint8_t *)(((uintptr_t)memory + 63) & ~(uintptr_t)63), *sums = x + c->chunk_vectors * 64;
     memset(x, 0, c->chunk_vectors * 64); /* lanes past the last position are computed too, of numbers that don't slow it down */
     for (size_t chunk = 0; chunk < c->chunks; chunk++) {
         lay(call, &t, group, chunk, (uint32_t *)x);
         add_chunk(call, &t, group, chunk, begin, end, x, sums);
     }
     for (size_t row = begin; row < end; row++) put_row(call, &t, group, row, sums + (row - begin) * bytes);
-    free(memory);
+    eie_scratch_give(x);
 }
 
 /* Four bytes a position of a unit of channels. q: uint8 or int16. */
@@ -451,10 +450,10 @@ eie_status eie_conv_run_followed(const eie_layer *layer, const float *x, uint64_
     void *quantized = NULL;
     if (c->format != EIE_F32) {
         const size_t places = c->group * c->units * call.size.in_size, q = c->in_channels * call.size.in_size * (c->format == EIE_I16 ? 2 : 1);
-        quantized = malloc(places * sizeof(uint32_t) + q);
+        quantized = eie_scratch_take(places * sizeof(uint32_t) + q);
         if (quantized == NULL) return EIE_E_MEMORY;
     }
     run_batch(&call, x, n, y, quantized, parallel);
-    free(quantized);
+    eie_scratch_give(quantized);
     return atomic_load(&call.failed) ? EIE_E_MEMORY : EIE_OK;
 }
