@@ -175,7 +175,12 @@ class Session:
         Raises:
             InputError: a name, type or shape does not fit; says which, what was expected, and what came.
         """
-        if self._direct is not None and output_names is None and type(feeds) is dict and len(feeds) == len(self._args_in):
+        if (
+            self._direct is not None
+            and output_names is None
+            and type(feeds) is dict
+            and len(feeds) == len(self._args_in)
+        ):
             for value in feeds.values():
                 if type(value) is not np.ndarray:
                     break

@@ -42,19 +42,20 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         Case("gemm", "gemm", (70, 300), 0.2),
         Case("conv", "conv", (8, 8, 3, 3), 0.2, 9, {"pads": [1] * 4}),
         Case("cell", "lstm", (12, 20), 0.3),
+        Case("step", "projected", (12, 20, 9), 0.3),
     ):
         monkeypatch.setitem(CASES, case.name, case)
 
 
 def test_every_kind_is_measured_beside_its_peers(small: None) -> None:
-    plan = Plan(("gemm", "conv", "cell"), (1, 3), ("warm",), runs=2)
+    plan = Plan(("gemm", "conv", "cell", "step"), (1, 3), ("warm",), runs=2)
     groups = list(plan.measure())
     assert len(groups) == plan.steps()
     rows = [row for group in groups for row in group]
     assert all(row.keys() >= ROW and 0 < row["p10_us"] <= row["median_us"] <= row["p90_us"] for row in rows)
     assert {(r["layer"], r["pattern"], r["batch"]) for r in rows} == {
         ("gemm", "unstructured", 1), ("gemm", "unstructured", 3), ("gemm", "balanced", 1), ("gemm", "balanced", 3),
-        ("conv", "unstructured", 1), ("conv", "block", 1), ("cell", "balanced", 1),
+        ("conv", "unstructured", 1), ("conv", "block", 1), ("cell", "balanced", 1), ("step", "balanced", 1),
     }  # fmt: skip
     assert {r["system"] for r in rows if r["layer"] == "gemm"} == {
         "ort fp32",
