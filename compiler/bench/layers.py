@@ -38,6 +38,7 @@ class Plan:
     threads: int = 1
     runs: int = 50
     others: tuple[str, ...] = ()
+    clock: str = "wall"
 
     def groups(self) -> Iterator[tuple[Case, str, float]]:
         """Layer, pattern, density: all that is timed together."""
@@ -81,10 +82,14 @@ class Plan:
                 for cache in self.caches:
                     runs = self.runs if cache == "warm" else max(5, self.runs // 5)
                     times = interleaved(
-                        {k[0]: c for k, c in calls.items()}, runs=runs, evict=evict if cache == "cold" else None
+                        {k[0]: c for k, c in calls.items()},
+                        runs=runs,
+                        evict=evict if cache == "cold" else None,
+                        clock=self.clock,
                     )
                     yield [
                         _row(case, batch, cache, pattern, density, key, self.threads, times[key[0]])
+                        | {"clock": self.clock}
                         | about.get(key, {})
                         for key in calls
                     ]

@@ -81,7 +81,7 @@ def test_layers_command_prints_json(small: None) -> None:
 def test_model_command_prints_json(tmp_path: Path) -> None:
     artifact = tmp_path / "m.eie.onnx"
     optimize(LENET).save(artifact)
-    done = CliRunner().invoke(app, ["bench", "model", str(artifact), "--against", str(LENET), "--runs", "2", "--json"])
+    done = CliRunner().invoke(app, ["bench", "model", str(artifact), "--against", str(LENET), "--runs", "2", "--clock", "cpu", "--json"])
     assert done.exit_code == 0, done.output
     rows = json.loads(done.stdout)["rows"]
     assert [row["system"] for row in rows] == ["ort fp32", "eie cpu", "eie ort", "eie library"]
@@ -92,6 +92,7 @@ def test_model_command_prints_json(tmp_path: Path) -> None:
     ["layers", "--layer", "Alex-9"], ["layers", "--batch", "0"], ["layers", "--cache", "hot"], ["layers", "--pattern", "x"],
     ["layers", "--formats", "f16"], ["layers", "--isa", "mmx"], ["layers", "--layer", ","],
     ["layers", "--layer", "NT-We", "--cache", "warm", "--with", "abacus"],
+    ["layers", "--clock", "sun"], ["layers", "--clock", "cpu", "--threads", "2"],
     ["model", str(LENET), "--against", str(LENET)], ["model", "no.onnx", "--against", str(LENET)],
 ])  # fmt: skip
 def test_what_is_not_there_is_refused(arguments: list[str]) -> None:
