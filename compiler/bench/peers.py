@@ -104,6 +104,14 @@ def _lstm(w: Array, r: Array) -> dict[str, onnx.ModelProto]:
     return made | {"ort int8": _model([node], constants, 3)}
 
 
+def _without_projection(case: Case) -> dict[str, onnx.ModelProto]:
+    """ONNX has no projection: an LSTM of as many cells, whose state is that of all of them, and the numbers random."""
+    inputs, cells, _ = case.shape
+    rng = np.random.default_rng(0)
+    w, r = (rng.standard_normal((1, 4 * cells, n), np.float32) * np.float32(0.05) for n in (inputs, cells))
+    return _lstm(w, r)
+
+
 def peers(case: Case, dense: Sequence[Array], x: Array, threads: int, others: Sequence[str] = ()) -> dict[str, Call]:
     """Calls of ONNX Runtime's forms of a layer, and of ``others``: fp32, int8 (dynamic; QDQ for convolutions), 4 and 2 bits.
 
@@ -117,7 +125,10 @@ def peers(case: Case, dense: Sequence[Array], x: Array, threads: int, others: Se
         "gemm": lambda: _gemm(dense[0]),
         "conv": lambda: _conv(dense[0], case.attributes),
         "lstm": lambda: _lstm(*dense),
+        "projected": lambda: _without_projection(case),
     }[case.kind]()
+    if case.kind == "projected":
+        x = np.ascontiguousarray(x[..., : case.shape[0]])
     calls = {name: bound(session(model, threads), {"x": x}) for name, model in models.items()}
     if "openvino" in others:
         calls["openvino fp32"] = _openvino(models["ort fp32"], x, threads)

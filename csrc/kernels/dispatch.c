@@ -115,3 +115,10 @@ const eie_kernel *eie_kernel_other(const eie_kernel *than, uint32_t codebook_siz
     }
     return NULL;
 }
+
+const eie_kernel *eie_kernel_narrow(const eie_kernel *of) {
+    for (const eie_kernel *k = of + 1; k < eie_kernels + eie_kernel_count; k++) {
+        if (k->kind == of->kind && strcmp(k->isa, of->isa) == 0 && k->sets < of->sets) return k;
+    }
+    return NULL;
+}
