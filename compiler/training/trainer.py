@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data import LABEL
 from ..errors import UserError
 from ..ir.graph import Model
 from .checkpoint import Checkpoints, fingerprint
 from .data import Arrays, Source, TrainingData
-from .losses import Objective, as_tensors
+from .losses import Objective, as_tensors, classes
 from .network import Network, without_gradient
 from .parametrization import Shared
 from .settings import Settings
@@ -109,6 +110,8 @@ class Training:
         label = data.train.take(np.arange(1)).get("label")
         self.objective = Objective.of(original, settings, None if label is None else torch.as_tensor(np.asarray(label)))
         self._teacher: Network | None = None
+        if self.objective.kind == "cross-entropy":
+            self._check_labels()
         self._answers: list[Tensor] | None = None
         self._phases = 0
 
@@ -178,6 +181,17 @@ class Training:
         return self._teacher
 
     # -- inside ------------------------------------------------------------------------------------------------------------
+
+    def _check_labels(self) -> None:
+        """Labels are numbers of the model's classes."""
+        source = self.data.train
+        with torch.no_grad():
+            scores = self.outputs(self.teacher, as_tensors(source.take(np.arange(1)), self.teacher.where))[0]
+        count = classes(scores).shape[1]
+        labels = source.arrays[LABEL][source.rows] if isinstance(source, Arrays) else source.take(np.arange(1))[LABEL]
+        if not 0 <= labels.min() <= labels.max() < count:
+            raise UserError(f"the labels go from {labels.min()} to {labels.max()}, and the model tells {count} classes apart",
+                            where=LABEL, hint=f"They are indices, 0 to {count - 1}.")  # fmt: skip
 
     def _check(self, network: Network) -> None:
         constants = [t.constant for t in network.trained]

@@ -397,6 +397,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("retrain;cluster;encode", {"train": {"x": floats(5, 16), "labels": np.zeros(5)}}, "Did you mean 'label'"),
     ("retrain;cluster;encode", {"train": {"x": floats(0, 16)}}, "no samples"),
     ("retrain;cluster;encode", {"train": {"x": floats(5, 16), "label": np.zeros(4, np.int64)}}, "different numbers"),
+    ("retrain;cluster;encode", {"train": {"x": floats(5, 16), "label": np.full(5, 4)}}, "tells 4 classes apart"),
+    ("retrain;cluster;encode", {"train": {"x": floats(5, 16), "label": np.zeros(5)}}, "Class numbers are whole"),
     ("retrain;cluster;encode", {"train": "nowhere.py:data"}, "no such file"),
     ("retrain;cluster;encode", {"train": "json:data"}, "no function 'data'"),
     ("cluster;encode", {"train": {"x": floats(5, 16)}}, "no pass of the recipe learns"),
@@ -409,6 +411,20 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 def test_what_does_not_fit_is_said(mlp: onnx.ModelProto, passes: str, given: dict[str, Any], text: str) -> None:
     with pytest.raises(UserError, match=text):
         optimize(mlp, None, recipe(passes), **given)
+
+
+def test_without_torch_the_extra_is_named(mlp: onnx.ModelProto, blobs: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eie.compiler.training.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'eie\[train\]'"):
+        optimize(mlp, None, recipe("retrain;cluster;encode"), train=blobs)
+    assert optimize(mlp, None, recipe("retrain;cluster;encode")).untrained == ["retrain"]
+
+
+def test_only_what_a_gradient_reaches_can_be_trained(blobs: Arrays) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> main (float[N,16] x) => (float[N,4] y) {
+        [first] a = Gemm<transB=1>(x, w) [rounding] y = Round(a) }"""
+    with pytest.raises(UserError, match=r"nothing can be trained: Round \(rounding\) has no gradient"):
+        fit(model(text, {"w": floats(4, 16)}), blobs, Settings(epochs=1))
 
 
 def test_a_loss_that_explodes_is_said(mlp: onnx.ModelProto, blobs: Arrays) -> None:
