@@ -240,6 +240,30 @@ def test_layers_are_reconstructed_where_there_are_no_labels(trained: onnx.ModelP
     assert retrained.verify.sqnr_db > pruned.verify.sqnr_db + 3
 
 
+class Points:
+    """Samples one by one, each with a scalar that is the same in all."""
+
+    def __init__(self, data: Arrays) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data["x"])
+
+    def __getitem__(self, index: int) -> Arrays:
+        return {name: array[index] for name, array in self.data.items()} | {"gain": np.float32(1)}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("batch", ["1", "N"])
+def test_samples_one_by_one(blobs: Arrays, batch: str) -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> main (float[{batch},16] x, float gain) => (float[{batch},4] y) {{
+        louder = Mul(x, gain) [first] a = Gemm<transB=1>(louder, w) b = Relu(a) [last] y = Gemm<transB=1>(b, v) }}"""
+    start = model(text, {"w": floats(32, 16, scale=0.3), "v": floats(4, 32, seed=1, scale=0.3)})
+    settings = Settings(epochs=4, lr=0.01, optimizer="adam", batch=50)
+    whole = {**blobs, "gain": np.float32(1)}
+    one, other = (fit(start, data, settings).model.SerializeToString() for data in (Points(blobs), whole))
+    assert one == other
+
+
 def test_models_of_one_sample_a_run_are_trained_in_batches(blobs: Arrays) -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]> main (float[1,16] x) => (float[1,4] y) {
         [first] a = Gemm<transB=1>(x, w) b = Relu(a) c = Reshape(b, s) [last] d = Gemm<transB=1>(c, v) y = Softmax(d) }"""
