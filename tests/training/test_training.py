@@ -20,9 +20,10 @@ from eie.compiler.errors import UserError
 from eie.compiler.ir.reader import read
 from eie.compiler.training.data import load
 from eie.compiler.training.fit import fit, right
+from eie.compiler.training.network import assemble
 from eie.compiler.training.parametrization import Plain, Shared, Ternary
 from eie.compiler.training.settings import Settings
-from eie.compiler.training.trainer import schedule
+from eie.compiler.training.trainer import Epoch, Training, _Phase, schedule
 from eie.runtime import Session
 from eie.runtime.weight import Weight
 
@@ -466,3 +467,19 @@ def test_settings_are_checked_and_written_back() -> None:
                           ("epochs = 1.5", "whole number")):  # fmt: skip
         with pytest.raises(UserError, match=message):
             Recipe.parse(f'passes = ["encode"]\n[train]\n{text}', "test")
+
+
+def test_a_few_samples_more_do_not_decide_for_an_epoch_that_has_not_learnt_enough(
+    mlp: onnx.ModelProto, blobs: Arrays
+) -> None:
+    graph = read(mlp)
+    training = Training(graph, load(blobs, graph, validation=200 / 600, seed=0), Settings())
+    phase = _Phase(training, assemble(graph, {}), "p", 9, 1.0, None, 0.0)
+
+    def kept(*judged: tuple[float, float]) -> int:
+        return phase._best([Epoch("p", i, 0, 0, 0, loss, right, 0) for i, (right, loss) in enumerate(judged)]).epoch
+
+    assert kept((0.995, 0.33), (0.985, 0.2), (0.99, 0.12)) == 2  # one recording of 200
+    assert kept((0.90, 0.5), (0.98, 0.6), (0.94, 0.1)) == 1  # eight of them
+    assert kept((0.90, 0.2), (0.91, 0.3), (0.96, 0.4)) == 2
+    assert kept((1.0, 0.3), (1.0, 0.2), (0.995, 0.1)) == 1
