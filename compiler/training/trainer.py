@@ -306,7 +306,8 @@ class _Phase:
         for epoch in epochs[1:]:
             right, loss = epoch.judged
             top = max(top, right)
-            least = top - math.sqrt(max(top * (1 - top), 0.0) / samples)
+            likely = (top * samples + 1) / (samples + 2)  # Laplace's rule: all right does not mean certainly right
+            least = top - math.sqrt(likely * (1 - likely) / samples)
             if right >= least and (best.judged[0] < least or loss < best.judged[1]):
                 best = epoch
         return best
