@@ -241,7 +241,7 @@ class _Run:
         if self.training is None:
             return None
         data = self.training.data
-        return Learnt(len(data.train), len(data.validation), *self._before, tuple(self.training.history))
+        return Learnt(len(data.train), len(data.validation), *self._before, tuple(self.training.history), self.training.frozen)
 
     def transform(self, step: Pass, model: Model, layers: Sequence[Layer], judge: Judge) -> None:
         """Run one pass: once for each set of options the recipe gives it, on the layers that set is for."""

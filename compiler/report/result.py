@@ -104,6 +104,7 @@ class Learnt:
         samples, held: how many samples trained, and how many were held back for validation.
         loss_before, right_before: of the model as it came, on the validation data; NaN and None where there is none.
         epochs: every epoch of every training pass, in order.
+        frozen: constants that no gradient reaches, and why: they stayed as they were.
     """
 
     samples: int
@@ -111,6 +112,7 @@ class Learnt:
     loss_before: float
     right_before: float | None
     epochs: tuple[Epoch, ...]
+    frozen: Mapping[str, str] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
         return {
@@ -119,6 +121,7 @@ class Learnt:
             "loss_before": self.loss_before,
             "right_before": self.right_before,
             "epochs": [asdict(e) for e in self.epochs],
+            "not_trained": dict(self.frozen),
         }
 
 

@@ -107,6 +107,7 @@ class Training:
         self.original, self.data, self.settings = original, data, settings
         self.checkpoints, self.progress = checkpoints, progress
         self.history: list[Epoch] = []
+        self.frozen: dict[str, str] = {}  # constants that no gradient reaches, and why
         label = data.train.take(np.arange(1)).get("label")
         self.objective = Objective.of(original, settings, None if label is None else torch.as_tensor(np.asarray(label)))
         self._teacher: Network | None = None
@@ -201,6 +202,7 @@ class Training:
             raise UserError(
                 f"nothing can be trained: {why}", where=name, hint="Train the model before it is quantized."
             )
+        self.frozen |= lost
 
     def answers(self, rows: np.ndarray[Any, Any], given: Mapping[str, Tensor]) -> list[Tensor] | None:
         """What the teacher says to training samples; computed once where that fits in memory."""
