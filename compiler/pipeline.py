@@ -135,7 +135,6 @@ def optimize(
     for step in run.recipe.passes:
         if not isinstance(step, Canonicalize):
             run.transform(step, working, layers, judge)
-    trained = to_proto(working) if run.training is not None else None
     errors = {layer.name: probes[layer.name].error(layer) for layer in layers if layer.constant.weight is not None}
     in_floats = judge.measure(working) if run.recipe.activations != "f32" else None
     lowered = run.lower(working, layers, encoding)
@@ -160,7 +159,7 @@ def optimize(
         accuracy=judge.accuracy(original, working) if judge.labels is not None else None,
         learnt=run.learnt(),
         untrained=[] if train is not None else plan.learns,
-        trained=trained,
+        trained=run.trained,
     )
     unkept = [f"{item.name} was left alone: {item.why}" for item in result.left_alone if item.wanted]
     if strict and (missed or unkept):
@@ -196,6 +195,7 @@ class _Run:
         self._refused: dict[str, str] = {}  # layer -> why a pass left it alone
         self._given_back_layers: set[str] = set()
         self.training: Training | None = None
+        self.trained: onnx.ModelProto | None = None  # the model after the last pass that trained
         self._before: tuple[float, float | None] = (float("nan"), None)
 
     def read(self, source: Source) -> Model:
@@ -256,6 +256,7 @@ class _Run:
             outcome = step.train(model, chosen, self.training)
             self._note(outcome.ledger)
             self._finish(step.name, began, model, judge if outcome.changed else None)
+            self.trained = to_proto(model)
             return
         self.progress.stage(step.name, sum(map(len, groups.values())))
         for own, names in groups.items():

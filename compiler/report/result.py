@@ -144,7 +144,7 @@ class Result:
         accuracy: top-1 before and after, where the data has labels.
         learnt: what training came to, where there was data for it.
         untrained: passes that learn from data and had none.
-        trained: the model after all passes as plain ONNX, where something was trained.
+        trained: the model after the last pass that trained, as plain ONNX.
         output_bytes: size of the artifact; 0 until saved.
     """
 
