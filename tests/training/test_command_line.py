@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from commands import call
 
+from commands import call
 from eie.compiler.recipe import Recipe, presets
 
 from .conftest import Arrays
