@@ -34,7 +34,7 @@ from .ir.verifier import verify
 from .ir.writer import to_proto
 from .lowering.artifact import Lowered, lower
 from .lowering.names import shorten
-from .passes.base import LedgerEntry, Pass, PassResult, TrainingPass, check_order
+from .passes.base import NO_DATA, LedgerEntry, Pass, PassResult, TrainingPass, check_order
 from .passes.canonicalize import Canonicalize
 from .passes.encode import Encode
 from .passes.reconstruct import Reconstruct, output_error, reconstruct
@@ -148,7 +148,6 @@ def optimize(
             if step.reshapes and errors is None:  # inputs fit the shapes that the model came with
                 errors = run.errors(working, layers, contents)
             run.transform(step, working, layers, judge)
-    trained = to_proto(working) if run.training is not None else None
     errors = run.errors(working, layers, contents) if errors is None else errors
     in_floats = judge.measure(working) if run.recipe.activations != "f32" else None
     lowered = run.lower(working, layers, encoding)
@@ -175,7 +174,7 @@ def optimize(
         accuracy=judge.accuracy(original, working) if judge.labels is not None else None,
         learnt=run.learnt(),
         untrained=[] if train is not None else plan.learns,
-        trained=trained,
+        trained=run.trained,
         promised=promised,
         notes=run.notes,
     )
@@ -276,6 +275,7 @@ class _Run:
         self._refused: dict[str, str] = {}  # layer -> why a pass left it alone
         self._given_back_layers: set[str] = set()
         self.training: Training | None = None
+        self.trained: onnx.ModelProto | None = None  # the model after the last pass that trained
         self._before: tuple[float, float | None] = (float("nan"), None)
 
     def read(self, source: Source) -> Model:
@@ -321,7 +321,7 @@ class _Run:
         if self.training is None:
             return None
         data = self.training.data
-        return Learnt(len(data.train), len(data.validation), *self._before, tuple(self.training.history))
+        return Learnt(len(data.train), len(data.validation), *self._before, tuple(self.training.history), self.training.frozen)
 
     def transform(self, step: Pass, model: Model, layers: Sequence[Layer], judge: Judge) -> None:
         """Run one pass: once for each set of options the recipe gives it, on the layers that set is for."""
@@ -330,6 +330,7 @@ class _Run:
             own = {layer.name: self.recipe.options(layer, step) for layer in layers}
             chosen = {name: options for name, options in own.items() if isinstance(options, TrainingPass)}
             outcome = step.train(model, chosen, self.training)
+            self.trained = to_proto(model)
         else:
             self.progress.stage(step.name, len(layers))
             outcome = transform(step, model, layers, self.recipe, self.calibration, self.progress.step)
@@ -341,7 +342,7 @@ class _Run:
 
     def _note(self, ledger: Sequence[LedgerEntry]) -> None:
         for entry in ledger:
-            if entry.reason:
+            if entry.reason and entry.reason != NO_DATA:  # that keeps no layer from being compressed
                 self._refused.setdefault(entry.layer, entry.reason)  # what the first said, not what followed from it
 
     def _finish(self, name: str, began: float, model: Model, judge: Judge | None) -> None:

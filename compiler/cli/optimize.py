@@ -62,7 +62,7 @@ def command(
     ] = None,
     save_trained: Annotated[
         Path | None,
-        typer.Option(help="Write the trained model as plain ONNX too, nothing in it compressed.", show_default=False),
+        typer.Option(help="Write the model as the last training pass left it, too, as plain ONNX.", show_default=False),
     ] = None,
     recipe: Annotated[
         str | None,

@@ -33,6 +33,20 @@ typedef struct {
     eie_matrix_later *later;
 } eie_matrix;
 
+/* EIE_PLANE: the place among a panel's weights of an entry (two a row) of a step, such that it meets its activation: unpacking takes the
+ * halves of 16 bytes apart, for each byte that a number has more; in u8 two steps are unpacked together. */
+static inline size_t eie_plane_place(eie_format format, size_t step, size_t entry) {
+    const size_t lane = entry / 16, at = entry % 16;
+    if (format == EIE_F32) return step * 32 + at / 4 * 8 + lane * 4 + at % 4;
+    if (format == EIE_I16) return step * 32 + at / 8 * 16 + lane * 8 + at % 8;
+    return step / 2 * 64 + at / 8 * 32 + lane * 16 + at % 8 / 2 * 4 + step % 2 * 2 + at % 2;
+}
+
+/* EIE_PLANE16, EIE_NIBBLE16: the place of its code among the 64 nibbles of two steps, the low ones first. */
+static inline size_t eie_plane_code(eie_format format, size_t step, size_t entry) {
+    return format == EIE_U8 ? eie_plane_place(EIE_U8, step % 2, entry) : step % 2 * 32 + entry;
+}
+
 /* A vector as the kernels want it. */
 typedef struct {
     const void *x; /* padded: float, uint8 or int16, or planes of the bytes of those */

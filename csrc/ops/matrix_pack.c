@@ -84,15 +84,6 @@ typedef struct {
     uint64_t *upper;
 } eie_writer;
 
-/* Where the weight of an entry (two a row) lies among those of a step, or in u8 of two, so that it meets its activation: unpacking
- * takes the halves of 16 bytes apart, for each byte that a number has more. */
-static size_t plane_place(eie_format format, size_t step, size_t entry) {
-    const size_t lane = entry / 16, at = entry % 16;
-    if (format == EIE_F32) return at / 4 * 8 + lane * 4 + at % 4;
-    if (format == EIE_I16) return at / 8 * 16 + lane * 8 + at % 8;
-    return at / 8 * 32 + lane * 16 + at % 8 / 2 * 4 + step % 2 * 2 + at % 2;
-}
-
 static void put(const eie_source *s, const eie_writer *w, size_t step, size_t entry, size_t column, uint8_t code) {
     const eie_kernel *k = s->matrix->kernel;
     const size_t at = step * LANES * k->per + entry;
@@ -118,16 +109,14 @@ static void put(const eie_source *s, const eie_writer *w, size_t step, size_t en
         w->index[(step / 2 * 32 + entry) * 2 + step % 2] = (uint8_t)column;
         w->weight[(step / 4 * 32 + entry) * 2 + step % 4 / 2] |= (uint8_t)(code << step % 2 * 4);
         break;
-    case EIE_PLANE: {
-        const size_t item = item_bytes(s->matrix->format), steps = s->matrix->format == EIE_U8 ? 2 : 1;
-        const size_t place = step / steps * steps * LANES * k->per + plane_place(s->matrix->format, step, entry);
+    case EIE_PLANE:
         w->index[at] = (uint8_t)((column & 15) | (column & 16) << 3);
-        memcpy(w->weight + place * item, (const uint8_t *)s->values + code * item, item);
+        memcpy(w->weight + eie_plane_place(s->matrix->format, step, entry) * item_bytes(s->matrix->format),
+               (const uint8_t *)s->values + code * item_bytes(s->matrix->format), item_bytes(s->matrix->format));
         break;
-    }
     case EIE_PLANE16:
     case EIE_NIBBLE16: {
-        const size_t place = s->matrix->format == EIE_U8 ? plane_place(EIE_U8, step, entry) : step % 2 * 32 + entry;
+        const size_t place = eie_plane_code(s->matrix->format, step, entry);
         if (k->form == EIE_PLANE16) w->index[at] = (uint8_t)((column & 15) | (column & 16) << 3);
         else w->index[step / 2 * 32 + entry] |= (uint8_t)(column << step % 2 * 4);
         w->weight[step / 2 * 32 + place % 32] |= (uint8_t)(code << place / 32 * 4);
