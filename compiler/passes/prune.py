@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-_HELD = 1.2  # a pruned weight takes the place of a kept one when it is worth this much more: ties don't go back and forth
+_HELD = (
+    1.2  # a pruned weight takes the place of a kept one when it is worth this much more: ties don't go back and forth
+)
 
 
 @dataclass(frozen=True)
