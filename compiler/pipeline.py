@@ -28,7 +28,7 @@ from .ir.reader import read
 from .ir.verifier import verify
 from .ir.writer import to_proto
 from .lowering.artifact import Lowered, lower
-from .passes.base import LedgerEntry, Pass, TrainingPass, check_order
+from .passes.base import NO_DATA, LedgerEntry, Pass, TrainingPass, check_order
 from .passes.canonicalize import Canonicalize
 from .passes.encode import Encode
 from .recipe import DEFAULT, Budget, Recipe, Rule
@@ -282,7 +282,7 @@ class _Run:
 
     def _note(self, ledger: Sequence[LedgerEntry]) -> None:
         for entry in ledger:
-            if entry.reason:
+            if entry.reason and entry.reason != NO_DATA:  # that keeps no layer from being compressed
                 self._refused.setdefault(entry.layer, entry.reason)  # what the first said, not what followed from it
 
     def _finish(self, name: str, began: float, model: Model, judge: Judge | None) -> None:

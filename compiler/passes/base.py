@@ -37,6 +37,9 @@ REGISTRY = {  # name -> module of this package and class in it; imported when fi
 }
 
 
+NO_DATA = "there is no training data"
+
+
 @dataclass(frozen=True)
 class LedgerEntry:
     """What a pass did to a layer.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from ..analysis.layers import find_layers
 from ..ir.graph import Model
-from .base import LedgerEntry, PassResult, Select, TrainingPass, every, option
+from .base import NO_DATA, LedgerEntry, PassResult, Select, TrainingPass, every, option
 from .retrain import trained
 from .sparsify import Sparsify
 
@@ -35,8 +35,8 @@ class Dsd(TrainingPass):
     first: str = option("keep", "the first convolution: keep it dense, or prune it too", choices=("keep", "too"))
 
     def run(self, model: Model, select: Select = every) -> PassResult:
-        why = "there is no training data"
-        return PassResult(False, tuple(LedgerEntry(la.name, reason=why) for la in find_layers(model)[0] if select(la)))
+        layers = [la for la in find_layers(model)[0] if select(la)]
+        return PassResult(False, tuple(LedgerEntry(la.name, reason=NO_DATA) for la in layers))
 
     def train(self, model: Model, chosen: Mapping[str, Self], training: Training) -> PassResult:
         from ..training.network import assemble

@@ -11,8 +11,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +30,8 @@ Batch = dict[str, Array]
 class Source(Protocol):
     """Samples by number."""
 
+    @property
+    def alike(self) -> Iterable[str]: ...
     def __len__(self) -> int: ...
     def take(self, rows: Array) -> Batch: ...
 
@@ -52,17 +54,22 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Items:
-    """Samples of an object with ``len`` and ``[index]``, a dictionary of arrays each."""
+    """Samples of an object with ``len`` and ``[index]``, a dictionary of arrays each. Those in ``expand`` lack the batch axis
+    that the model's input has; ``alike`` are the same in all."""
 
     dataset: Any
     rows: Array
+    expand: frozenset[str] = frozenset()
+    alike: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, rows: Array) -> Batch:
         items = [self.dataset[int(i)] for i in self.rows[rows]]
-        return {name: np.stack([np.asarray(item[name]) for item in items]) for name in items[0]}
+        found = {name: np.stack([np.asarray(item[name]) for item in items]) for name in items[0]}
+        found |= {name: found[name][:, None] for name in self.expand}
+        return found | {name: np.asarray(items[0][name]) for name in self.alike}
 
 
 @dataclass(frozen=True)
@@ -114,8 +121,7 @@ def load(
     if not len(first):
         raise UserError("nothing is left to train on", where=where, hint="Hold back less for validation.")
     probe = first.take(np.arange(1))
-    alike = frozenset(first.alike) if isinstance(first, Arrays) else frozenset[str]()
-    return TrainingData(first, second, stacked, alike, LABEL in probe, _fingerprint(first, second))
+    return TrainingData(first, second, stacked, frozenset(first.alike), LABEL in probe, _fingerprint(first, second))
 
 
 def user_function(text: str, where: str) -> Callable[..., Any]:
@@ -173,9 +179,11 @@ def _source(given: Any, inputs: Sequence[Input], where: str, extra: bool) -> tup
         raise UserError(
             f"a sample is a {type(first).__name__}", where=where, hint="Each is a dictionary of arrays by name."
         )
-    stack = {name: np.asarray(value)[None] for name, value in first.items()}
-    _, stacked = _arrays(stack, inputs, where, extra)
-    return Items(given, np.arange(len(given))), stacked
+    scalars = {i.name for i in inputs if i.dims == ()}
+    stack = {name: np.asarray(value) if name in scalars else np.asarray(value)[None] for name, value in first.items()}
+    found, stacked = _arrays(stack, inputs, where, extra)
+    expand = frozenset(n for n, a in found.arrays.items() if a.ndim > stack[n].ndim)
+    return Items(given, np.arange(len(given)), expand, frozenset(found.alike)), stacked
 
 
 def _arrays(arrays: Batch, inputs: Sequence[Input], where: str, extra: bool) -> tuple[Arrays, bool]:
@@ -241,12 +249,9 @@ def _split(source: Source, share: float, seed: int) -> tuple[Source, Source]:
     held = min(len(source) - 1, round(share * len(source)))
     train, validation = np.sort(order[held:]), np.sort(order[:held])
     if isinstance(source, Arrays):
-        return (
-            Arrays(source.arrays, source.alike, source.rows[train]),
-            Arrays(source.arrays, source.alike, source.rows[validation]),
-        )
+        return replace(source, rows=source.rows[train]), replace(source, rows=source.rows[validation])
     assert isinstance(source, Items)
-    return Items(source.dataset, source.rows[train]), Items(source.dataset, source.rows[validation])
+    return replace(source, rows=source.rows[train]), replace(source, rows=source.rows[validation])
 
 
 def _fingerprint(*sources: Source) -> str:

@@ -42,12 +42,14 @@ class Objective:
         """The objective of a model and its data.
 
         Args:
-            label: labels of some samples, or None.
+            label: of one sample, or None.
 
         Raises:
             UserError: the labels fit no loss.
         """
         kind, user = settings.loss, None
+        if label is not None and label.numel() == 0:
+            raise UserError("the labels hold no values", where=LABEL)
         if ":" in kind:
             kind, user = "user", user_function(settings.loss, "train.loss")
         elif kind == "auto":
@@ -79,9 +81,15 @@ class Objective:
                 torch.zeros((), device=outputs[0].device),
             )
         if self.kind == "mse":
+            if outputs[0].numel() != batch[LABEL].numel():
+                raise UserError(f"labels of the shape {list(batch[LABEL].shape)} for outputs of {list(outputs[0].shape)}", where=LABEL,
+                                hint="Class numbers are whole: label.astype(numpy.int64).")  # fmt: skip
             own = F.mse_loss(outputs[0].reshape(batch[LABEL].shape), batch[LABEL])
         else:
-            own = F.cross_entropy(classes(outputs[0]), _numbers(batch[LABEL]), label_smoothing=self.settings.smoothing)
+            scores, labels = classes(outputs[0]), _numbers(batch[LABEL])
+            if len(scores) != len(labels):
+                raise UserError(f"the model gives {len(scores)} answers for {len(labels)} labels", where=LABEL)
+            own = F.cross_entropy(scores, labels, label_smoothing=self.settings.smoothing)
         share = self.settings.distill
         if not share:
             return own

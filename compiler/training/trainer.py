@@ -20,7 +20,7 @@ from ..ir.graph import Model
 from .augment import shifted
 from .checkpoint import Checkpoints, fingerprint
 from .data import Arrays, Source, TrainingData
-from .losses import Objective, as_tensors
+from .losses import Objective, as_tensors, classes
 from .network import Network, without_gradient
 from .parametrization import Shared
 from .settings import Settings
@@ -62,10 +62,10 @@ class Epoch:
     kept: bool = False
 
     @property
-    def score(self) -> tuple[float, float]:
-        """What is better is larger: more right, then less loss; of the validation data if there is any."""
+    def judged(self) -> tuple[float, float]:
+        """(share right, 0 where there are no classes; loss): of the validation data if there is any."""
         loss, right = (self.loss, self.right) if math.isnan(self.held_loss) else (self.held_loss, self.held_right)
-        return (right if right is not None else 0.0, -loss)
+        return (right if right is not None else 0.0, loss)
 
     def __str__(self) -> str:
         text = f"epoch {self.epoch}: loss {self.loss:.4g}" + _percent(self.right)
@@ -111,6 +111,8 @@ class Training:
         label = data.train.take(np.arange(1)).get("label")
         self.objective = Objective.of(original, settings, None if label is None else torch.as_tensor(np.asarray(label)))
         self._teacher: Network | None = None
+        if self.objective.kind == "cross-entropy":
+            self._check_labels()
         self._answers: list[Tensor] | None = None
         self._phases = 0
 
@@ -181,6 +183,17 @@ class Training:
 
     # -- inside ------------------------------------------------------------------------------------------------------------
 
+    def _check_labels(self) -> None:
+        """Labels are numbers of the model's classes."""
+        source = self.data.train
+        with torch.no_grad():
+            scores = self.outputs(self.teacher, as_tensors(source.take(np.arange(1)), self.teacher.where))[0]
+        count = classes(scores).shape[1]
+        labels = source.arrays[LABEL][source.rows] if isinstance(source, Arrays) else source.take(np.arange(1))[LABEL]
+        if not 0 <= labels.min() <= labels.max() < count:
+            raise UserError(f"the labels go from {labels.min()} to {labels.max()}, and the model tells {count} classes apart",
+                            where=LABEL, hint=f"They are indices, 0 to {count - 1}.")  # fmt: skip
+
     def _check(self, network: Network) -> None:
         constants = [t.constant for t in network.trained]
         lost = without_gradient_of(network, self.objective.tensors)
@@ -242,7 +255,7 @@ class _Phase:
         self.steps = -(-len(self.samples) // self.settings.batch)
         self.optimizer = _optimizer(network, self.settings)
         self.found: list[Epoch] = []
-        self.best: tuple[tuple[float, float], State, int] | None = None
+        self.best: tuple[State, int] | None = None
         self.index = 0
 
     def all(self, index: int) -> list[Epoch]:
@@ -263,29 +276,41 @@ class _Phase:
             if checkpoints is not None:
                 checkpoints.save(index, self._state(mark), must=len(self.found) == self.epochs or self._tired())
         if self.settings.keep == "best" and self.best is not None:
-            self.network.load_state_dict(self.best[1])
-            kept = self.best[2]
+            self.network.load_state_dict(self.best[0])
+            kept = self.best[1]
         else:
             kept = len(self.found)
         return [replace(e, kept=e.epoch == kept) for e in self.found]
 
     def _judge(self, epoch: Epoch) -> None:
-        final = epoch.epoch == self.epochs
-        if epoch.epoch < self.settled * self.epochs and not final:
-            return
-        if self.best is None or epoch.score > self.best[0]:
+        counted = [e for e in self.found if self._counts(e)]
+        if counted and self._best(counted) is epoch:
             held = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-            self.best = (epoch.score, held, epoch.epoch)
+            self.best = (held, epoch.epoch)
 
     def _tired(self) -> bool:
         """Whether too many epochs brought nothing better."""
         if not self.settings.patience or not self.found:
             return False
-        counted = [e for e in self.found if e.epoch >= self.settled * self.epochs]
-        if not counted:
-            return False
-        best = max(range(len(counted)), key=lambda i: counted[i].score)
-        return len(counted) - 1 - best >= self.settings.patience
+        counted = [e for e in self.found if self._counts(e)]
+        return bool(counted) and len(counted) - 1 - counted.index(self._best(counted)) >= self.settings.patience
+
+    def _counts(self, epoch: Epoch) -> bool:
+        """Whether an epoch may be kept: the form is final."""
+        return epoch.epoch >= self.settled * self.epochs or epoch.epoch == self.epochs
+
+    def _best(self, epochs: Sequence[Epoch]) -> Epoch:
+        """The one of least loss, of those whose accuracy is within a standard error of the best seen until then: a few
+        samples of a small validation set are no reason to keep an epoch that has not learnt enough."""
+        samples = max(1, len(self.training.data.validation) or len(self.samples))
+        best, top = epochs[0], epochs[0].judged[0]
+        for epoch in epochs[1:]:
+            right, loss = epoch.judged
+            top = max(top, right)
+            least = top - math.sqrt(max(top * (1 - top), 0.0) / samples)
+            if right >= least and (best.judged[0] < least or loss < best.judged[1]):
+                best = epoch
+        return best
 
     def _epoch(self, number: int) -> Epoch:
         began = time.perf_counter()
@@ -342,9 +367,7 @@ class _Phase:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "epochs": [asdict(e) for e in self.found],
-            "best": None
-            if self.best is None
-            else {"score": list(self.best[0]), "network": self.best[1], "epoch": self.best[2]},
+            "best": None if self.best is None else {"network": self.best[0], "epoch": self.best[1]},
         }
 
     def _resume(self, state: State | None) -> None:
@@ -354,7 +377,7 @@ class _Phase:
         self.optimizer.load_state_dict(state["optimizer"])
         self.found = [Epoch(**e) for e in state["epochs"]]
         best = state["best"]
-        self.best = None if best is None else ((best["score"][0], best["score"][1]), best["network"], best["epoch"])
+        self.best = None if best is None else (best["network"], best["epoch"])
 
 
 def schedule(settings: Settings, done: float) -> float:

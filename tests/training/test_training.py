@@ -20,9 +20,10 @@ from eie.compiler.errors import UserError
 from eie.compiler.ir.reader import read
 from eie.compiler.training.data import load
 from eie.compiler.training.fit import fit, right
+from eie.compiler.training.network import assemble
 from eie.compiler.training.parametrization import Plain, Shared, Ternary
 from eie.compiler.training.settings import Settings
-from eie.compiler.training.trainer import schedule
+from eie.compiler.training.trainer import Epoch, Training, _Phase, schedule
 from eie.runtime import Session
 from eie.runtime.weight import Weight
 
@@ -240,6 +241,30 @@ def test_layers_are_reconstructed_where_there_are_no_labels(trained: onnx.ModelP
     assert retrained.verify.sqnr_db > pruned.verify.sqnr_db + 3
 
 
+class Points:
+    """Samples one by one, each with a scalar that is the same in all."""
+
+    def __init__(self, data: Arrays) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data["x"])
+
+    def __getitem__(self, index: int) -> Arrays:
+        return {name: array[index] for name, array in self.data.items()} | {"gain": np.float32(1)}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("batch", ["1", "N"])
+def test_samples_one_by_one(blobs: Arrays, batch: str) -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> main (float[{batch},16] x, float gain) => (float[{batch},4] y) {{
+        louder = Mul(x, gain) [first] a = Gemm<transB=1>(louder, w) b = Relu(a) [last] y = Gemm<transB=1>(b, v) }}"""
+    start = model(text, {"w": floats(32, 16, scale=0.3), "v": floats(4, 32, seed=1, scale=0.3)})
+    settings = Settings(epochs=4, lr=0.01, optimizer="adam", batch=50)
+    whole = {**blobs, "gain": np.float32(1)}
+    one, other = (fit(start, data, settings).model.SerializeToString() for data in (Points(blobs), whole))
+    assert one == other
+
+
 def test_models_of_one_sample_a_run_are_trained_in_batches(blobs: Arrays) -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]> main (float[1,16] x) => (float[1,4] y) {
         [first] a = Gemm<transB=1>(x, w) b = Relu(a) c = Reshape(b, s) [last] d = Gemm<transB=1>(c, v) y = Softmax(d) }"""
@@ -397,6 +422,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("retrain;cluster;encode", {"train": {"x": floats(5, 16), "labels": np.zeros(5)}}, "Did you mean 'label'"),
     ("retrain;cluster;encode", {"train": {"x": floats(0, 16)}}, "no samples"),
     ("retrain;cluster;encode", {"train": {"x": floats(5, 16), "label": np.zeros(4, np.int64)}}, "different numbers"),
+    ("retrain;cluster;encode", {"train": {"x": floats(5, 16), "label": np.full(5, 4)}}, "tells 4 classes apart"),
+    ("retrain;cluster;encode", {"train": {"x": floats(5, 16), "label": np.zeros(5)}}, "Class numbers are whole"),
     ("retrain;cluster;encode", {"train": "nowhere.py:data"}, "no such file"),
     ("retrain;cluster;encode", {"train": "json:data"}, "no function 'data'"),
     ("cluster;encode", {"train": {"x": floats(5, 16)}}, "no pass of the recipe learns"),
@@ -409,6 +436,20 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 def test_what_does_not_fit_is_said(mlp: onnx.ModelProto, passes: str, given: dict[str, Any], text: str) -> None:
     with pytest.raises(UserError, match=text):
         optimize(mlp, None, recipe(passes), **given)
+
+
+def test_without_torch_the_extra_is_named(mlp: onnx.ModelProto, blobs: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eie.compiler.training.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'eie\[train\]'"):
+        optimize(mlp, None, recipe("retrain;cluster;encode"), train=blobs)
+    assert optimize(mlp, None, recipe("retrain;cluster;encode")).untrained == ["retrain"]
+
+
+def test_only_what_a_gradient_reaches_can_be_trained(blobs: Arrays) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> main (float[N,16] x) => (float[N,4] y) {
+        [first] a = Gemm<transB=1>(x, w) [rounding] y = Round(a) }"""
+    with pytest.raises(UserError, match=r"nothing can be trained: Round \(rounding\) has no gradient"):
+        fit(model(text, {"w": floats(4, 16)}), blobs, Settings(epochs=1))
 
 
 def test_a_loss_that_explodes_is_said(mlp: onnx.ModelProto, blobs: Arrays) -> None:
@@ -426,3 +467,19 @@ def test_settings_are_checked_and_written_back() -> None:
                           ("epochs = 1.5", "whole number")):  # fmt: skip
         with pytest.raises(UserError, match=message):
             Recipe.parse(f'passes = ["encode"]\n[train]\n{text}', "test")
+
+
+def test_a_few_samples_more_do_not_decide_for_an_epoch_that_has_not_learnt_enough(
+    mlp: onnx.ModelProto, blobs: Arrays
+) -> None:
+    graph = read(mlp)
+    training = Training(graph, load(blobs, graph, validation=200 / 600, seed=0), Settings())
+    phase = _Phase(training, assemble(graph, {}), "p", 9, 1.0, None, 0.0)
+
+    def kept(*judged: tuple[float, float]) -> int:
+        return phase._best([Epoch("p", i, 0, 0, 0, loss, right, 0) for i, (right, loss) in enumerate(judged)]).epoch
+
+    assert kept((0.995, 0.33), (0.985, 0.2), (0.99, 0.12)) == 2  # one recording of 200
+    assert kept((0.90, 0.5), (0.98, 0.6), (0.94, 0.1)) == 1  # eight of them
+    assert kept((0.90, 0.2), (0.91, 0.3), (0.96, 0.4)) == 2
+    assert kept((1.0, 0.3), (1.0, 0.2), (0.995, 0.1)) == 1

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import onnx
 import torch
+from torch import Tensor as Tensor
 
 from ...errors import ModelError
 from ...ir.graph import Graph, Node
 
-Tensor = torch.Tensor
 Value = Any  # Tensor, a list of tensors (a sequence), or None
 
 _DTYPES = {
