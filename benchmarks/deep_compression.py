@@ -22,8 +22,7 @@ from typing import Any
 
 import onnx
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "models"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 import lenet_5
 import lenet_300_100
 import mnist
@@ -32,7 +31,7 @@ from spoken_digits import Lines
 from eie.compiler import Recipe, optimize
 from eie.compiler.report.result import Result
 
-RESULTS = HERE / "results" / "deep-compression.json"
+RESULTS = Path(__file__).parent / "results" / "deep-compression.json"
 PRESET = "deep-compression"
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from page_deep import section
+
 _HEAD = """# The papers, published and reproduced
 What the five papers reported, and what this project measures on data that is at hand: MNIST and spoken digits instead of ImageNet
 and speech corpora. Figures of other networks on other data are not comparable; what is, is what a method costs or gains on its own
@@ -35,7 +37,7 @@ _NAMES = {
 def page(folder: Path) -> str:
     """The whole page."""
     found = {p.stem: json.loads(p.read_text())["runs"] for p in sorted(folder.glob("*.json"))}
-    return "\n".join([_HEAD, *_ese(found), "", *_ttq(found), "", *_dsd(found), ""])
+    return "\n".join([_HEAD, *section(folder.parent / "deep-compression.json"), "", *_ese(found), "", *_ttq(found), "", *_dsd(found), ""])
 
 
 def _percent(values: Sequence[float]) -> str:

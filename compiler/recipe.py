@@ -242,7 +242,7 @@ class Recipe:
         """
         lines = [
             f"description = {_toml(self.description)}",
-            f"passes = {_toml([p.name for p in self.passes])}",
+            f"passes = {_toml([self._spelled(p, every) for p in self.passes])}",
             f"activations = {_toml(self.activations)}",
         ]
         if self.budget is not None:
@@ -251,7 +251,7 @@ class Recipe:
             lines += ["", "[train]", *(f"{k} = {_toml(v)}" for k, v in self.train.table(every=every).items())]
         for step in self.passes:
             options = {f.name: getattr(step, f.name) for f in fields(step)} if every else _given(step)
-            if options:
+            if options and not self._twice(step):
                 lines += ["", f"[{step.name}]", *(f"{k} = {_toml(v)}" for k, v in options.items())]
         for rule in self.rules:
             lines += ["", "[[rule]]"]
@@ -265,6 +265,16 @@ class Recipe:
                 for name, options in rule.options.items()
             ]
         return "\n".join(lines) + "\n"
+
+    def _twice(self, step: Pass) -> bool:
+        """Whether its name does not say which pass is meant: its options stand with the name then."""
+        return sum(p.name == step.name for p in self.passes) > 1
+
+    def _spelled(self, step: Pass, every: bool) -> str:
+        if not self._twice(step):
+            return step.name
+        options = {f.name: getattr(step, f.name) for f in fields(step)} if every else _given(step)
+        return str(make_pass(step.name, options))
 
 
 def presets() -> list[str]:

@@ -47,7 +47,11 @@ def build(seed: int) -> onnx.ModelProto:
 
 
 def train(
-    folder: Path, seed: int, settings: Settings = SETTINGS, checkpoint: Path | None = None, progress: Hears | None = None
+    folder: Path,
+    seed: int,
+    settings: Settings = SETTINGS,
+    checkpoint: Path | None = None,
+    progress: Hears | None = None,
 ) -> onnx.ModelProto:
     """The model, trained from nothing."""
     x, label = mnist.load(folder, "train")

@@ -82,7 +82,9 @@ def command(
     ] = None,
     ratio: Annotated[
         float | None,
-        typer.Option(help="How many times fewer bytes weights take, for recipes with a total budget.", show_default=False),
+        typer.Option(
+            help="How many times fewer bytes weights take, for recipes with a total budget.", show_default=False
+        ),
     ] = None,
     max_drop: MaxDrop = None,
     max_error: MaxError = None,

@@ -87,7 +87,8 @@ def _follow(layer: Layer, by_node: dict[int, Layer]) -> _Way | str:
     refused = _unfit(layer)
     if refused:
         return refused
-    between, flat = [], False
+    between: list[Node] = []
+    flat = False
     while True:
         tensor = node.outputs[0]
         readers = graph.consumers(tensor)
@@ -153,7 +154,9 @@ class _Pair:
 
     def fold(self) -> bool:
         """Whether units were taken away."""
-        if self.after.shape[1] % self.layer.shape[0] or (not self.way.flat and self.after.shape[1] != self.layer.shape[0]):
+        if self.after.shape[1] % self.layer.shape[0] or (
+            not self.way.flat and self.after.shape[1] != self.layer.shape[0]
+        ):
             return False
         values = self._values()
         silent = ~(self.rows.reshape(len(self.rows), -1) != 0).any(1) & self._reaches_whole(values)
@@ -180,7 +183,7 @@ class _Pair:
     def _reaches_whole(self, values: Array) -> Mask:
         """Units whose constant is the same everywhere the next layer looks: padding with zeros would show, unless it is zero."""
         padded = [n for n in (*self.way.between, self.after.node) if n.op in ("AveragePool", "Conv") and _padded(n)]
-        return (values == 0) | (not padded)
+        return np.asarray((values == 0) | (not padded))
 
     def _add_to_bias(self, more: Array) -> None:
         bias, graph, node = _bias(self.after), self.after.graph, self.after.node

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-_HELD = 1.2  # a pruned weight takes the place of a kept one when it is worth this much more: ties don't go back and forth
+_HELD = (
+    1.2  # a pruned weight takes the place of a kept one when it is worth this much more: ties don't go back and forth
+)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,10 @@ class Prune(TrainingPass):
 
         layers = [la for la in find_layers(model)[0] if la.name in chosen]
         before = {la.name: la.array() for la in layers}
-        made = {la: Weighed(la.array(), through=self.splice == "yes") for la in layers}
+        made = {}
+        for la in layers:
+            watch = self.ratio > 0 or chosen[la.name].saliency == "fisher"
+            made[la] = Weighed(la.array(), through=self.splice == "yes", watch=watch)
         network = assemble(model, made)
         ramp = _Ramp(self, {la: (chosen[la.name], made[la]) for la in layers})
         training.fit(network, self.name, epochs=self.epochs or None, rate=self.rate, before=ramp, settled=ramp.settled)

@@ -33,7 +33,9 @@ class Share(TrainingPass):
     ensures: ClassVar[frozenset[str]] = frozenset({"shared"})
 
     bits: int = option(5, "bits of a code: at most 2^bits - 1 shared values, and zero", low=1, high=8)
-    ratio: float = option(0.0, "how many times fewer bytes all these layers take, stored; 0: whatever bits give", low=0.0)
+    ratio: float = option(
+        0.0, "how many times fewer bytes all these layers take, stored; 0: whatever bits give", low=0.0
+    )
     refits: int = option(30, "how often codebooks are fitted", low=1, high=100_000)
     epochs: int = option(0, "over the training data; 0: as many as [train] says", low=0)
     rate: float = option(0.2, "times the learning rate", low=0.0)

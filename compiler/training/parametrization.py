@@ -97,6 +97,8 @@ class Weighed(Plain):
     empirical Fisher information: the mean square of the weight's gradients, followed along the training. With ``through``
     a weight that is pruned goes on moving and being weighed as if it were there.
 
+    ``watch``: follow the gradients; without, all that is known is the magnitude.
+
     Buffers: ``power`` the running sum of squared gradients, ``seen`` how many went in, ``stage`` of the schedule that the mask
     belongs to, so that training resumes where it was.
     """
@@ -107,15 +109,16 @@ class Weighed(Plain):
 
     MEMORY = 0.995  # the mean is over some 200 steps
 
-    def __init__(self, value: Array, *, through: bool = True) -> None:
+    def __init__(self, value: Array, *, through: bool = True, watch: bool = True) -> None:
         super().__init__(value, np.ones(value.shape, np.bool_), through=through)
+        self.watch = watch
         self.register_buffer("power", torch.zeros_like(self.value))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self.register_buffer("stage", torch.full((), -1, dtype=torch.int64))
 
     def project(self) -> None:
         super().project()
-        if self.value.grad is not None:
+        if self.watch and self.value.grad is not None:
             self.power.mul_(self.MEMORY).addcmul_(self.value.grad, self.value.grad, value=1 - self.MEMORY)
             self.seen.add_(1)
 

@@ -22,7 +22,9 @@ Array = npt.NDArray[Any]
 
 def net(body: str, shapes: dict[str, tuple[int, ...]], zeros: dict[str, Any]) -> Model:
     """A model with random weights, parts of them zero."""
-    proto = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> main (float[N,2,8,8] x) => (float[N,5] y) {{{body}}}')
+    proto = parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> main (float[N,2,8,8] x) => (float[N,5] y) {{{body}}}'
+    )
     rng = np.random.default_rng(0)
     for name, shape in shapes.items():
         array = rng.standard_normal(shape).astype(np.float32)

@@ -85,7 +85,9 @@ def ramp_over(value: npt.NDArray[np.float32], splice: str) -> tuple[_Ramp, Weigh
 
 def one_matrix(value: npt.NDArray[np.float32]) -> onnx.ModelProto:
     types = f"(float[N,{value.shape[1]}] x) => (float[N,{len(value)}] y)"
-    found = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> m {types} {{ y = Gemm<transB=1>(x, w) }}')
+    found = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> m {types} {{ y = Gemm<transB=1>(x, w) }}'
+    )
     found.graph.initializer.append(numpy_helper.from_array(value, "w"))
     return found
 
@@ -266,7 +268,12 @@ def test_budgets_that_make_no_sense_are_refused(make: Any) -> None:
 def test_samples_are_moved_as_wholes() -> None:
     torch.manual_seed(0)
     images = torch.rand(20, 2, 6, 7)
-    batch: Mapping[str, torch.Tensor] = {"x": images, "label": torch.arange(20), "row": torch.rand(20, 5), "kept": images}
+    batch: Mapping[str, torch.Tensor] = {
+        "x": images,
+        "label": torch.arange(20),
+        "row": torch.rand(20, 5),
+        "kept": images,
+    }
     found = shifted(batch, 1, {"kept"})
     padded = torch.nn.functional.pad(images, (1, 1, 1, 1))
     seen = set()
