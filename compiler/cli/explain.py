@@ -98,8 +98,11 @@ def _show(whole: float, causes: list[Cause], judge: Judge) -> None:
     screen.print(table, highlight=False)
     held = " held back" if judge.held_back else ""
     kind = "samples of made-up input" if judge.made_up else f"samples{held}"
-    lines: list[Any] = [f"\noutputs    {decibels(in_decibels(whole))} on {len(judge.check)} {kind}; alone: each layer changed by itself; zeros only: "
-                        "pruned as it was, its other weights unchanged (the sharing pass adds, or makes up, the rest); spared: what the outputs gain when it is left as it was"]  # fmt: skip
+    lines: list[Any] = [
+        f"\noutputs    {decibels(in_decibels(whole))} on {len(judge.check)} {kind}; alone: each layer changed by itself; zeros only: "
+        "pruned as it was, its other weights unchanged (sharing adds the rest, or makes up for it); spared: what the outputs gain when "
+        "it is left as it was"
+    ]
     worst = [c for c in causes if c.alone > 0][:_SPARED]
     if worst:
         lines.append("\nTo spare the worst, add to the recipe (the last rule that matches wins):\n")
