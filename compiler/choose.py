@@ -125,15 +125,21 @@ def search(
     planner = Planner(curves, latency=latency, layer_noise=most)
     task = _task(model, judge, budget, latency, most)
 
-    def apply(rules: Sequence[Rule]) -> None:
+    def apply(rules: Sequence[Rule], seen: Calibration = calibration) -> None:
         chosen = recipe.with_rules(rules)
         for step in recipe.passes:
             if not isinstance(step, Canonicalize | Encode):
-                transform(step, model, layers, chosen, calibration)
+                transform(step, model, layers, chosen, seen)
 
     progress.stage("search", 0)
     found = Search(
-        model, planner, task, apply, lambda: weigh(model, layers, encoding, recipe.activations), progress.step
+        model,
+        planner,
+        task,
+        apply,
+        lambda rules: apply(rules, Calibration.none()),
+        lambda: weigh(model, layers, encoding, recipe.activations),
+        progress.step,
     ).run()
     points = found.points
     return Promised(
@@ -187,18 +193,18 @@ def _missed(found: Found, budget: Budget, judge: Judge) -> str:
     return f"the nearest that was found misses on {which}: {reading.text}"
 
 
-def weigh(model: Model, layers: Sequence[Layer], encoding: Encode, activations: Activations) -> int:
-    """Bytes of the artifact that the model would become."""
+def weigh(model: Model, layers: Sequence[Layer], encoding: Encode, activations: Activations) -> tuple[int, int]:
+    """Bytes of the payloads, and of the artifact, that the model would become."""
     shared: dict[int, Any] = {}
     for graph in model.graph.graphs():
         for constant in graph.constants.values():
             shared[id(constant.content)] = constant.content  # tensors are not changed: the copy may hold the same
     copied, its_layers = copy.deepcopy((model, list(layers)), shared)
-    lower(copied, its_layers, activations, codec=encoding.chosen, index_bits=encoding.index_bits or None)
+    lowered = lower(copied, its_layers, activations, codec=encoding.chosen, index_bits=encoding.index_bits or None)
     copied.graph.prune()
     if encoding.names == "short":
         shorten(copied)
-    return size_of(copied)
+    return sum(len(s.payload) for s in lowered.stored), size_of(copied)
 
 
 def point_text(point: Point) -> str:

@@ -181,7 +181,7 @@ def optimize(
     if spent.size and plan.budget:
         result.measure()
         if result.output_bytes > spent.size:
-            result.missed = missed = f"the artifact takes {result.output_bytes:,} of {spent.size:,} bytes"
+            result.missed = missed = missed or f"the artifact takes {result.output_bytes:,} of {spent.size:,} bytes"
     unkept = [f"{item.name} was left alone: {item.why}" for item in result.left_alone if item.wanted]
     if (strict and (missed or unkept)) or (refuse and missed):
         raise PromiseError(missed or "; ".join(unkept[:3]), where="--strict" if strict else "budget")

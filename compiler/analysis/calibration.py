@@ -16,6 +16,7 @@ from .layers import Layer
 from .moments import Moments
 
 FEWEST = 32  # feeds that are used in any case, where there are as many
+_MANY, _ENOUGH = 32, 96  # inputs that a run gives a layer, from which so many runs are enough
 _A_STAGE, _ALL_STAGES = 2e10, 1.2e11  # multiplications that one stage, and all of them, may take
 _BATCH, _BATCH_BYTES = 32, 2 << 20  # samples a run, and bytes of input
 STAGES = 12  # at most: how often inputs are measured again behind compressed layers
@@ -41,6 +42,8 @@ class Calibration:
         seen = capture(model, layers, feeds[:1], seed)
         work = sum(layer.size * m.vectors for layer in layers if (m := seen.get(layer.name)) is not None)
         count = min(len(feeds), max(FEWEST, int(_A_STAGE / max(work, 1.0))))
+        if work > _MANY * sum(layer.size for layer in layers):  # each gives many inputs
+            count = min(count, _ENOUGH)
         spread = [feeds[i * len(feeds) // count] for i in range(count)]
         return cls(together(model, layers, spread), seed, max(1, min(STAGES, int(_ALL_STAGES / max(work * count, 1.0)))))
 

@@ -45,7 +45,7 @@ Array = npt.NDArray[Any]
 Options = Mapping[str, Mapping[str, Any]]
 
 VERSION = 1  # of what is kept: another number where the same question has another answer
-STEPS = (0.03, 0.06, 0.1, 0.17, 0.28, 0.45, 0.7, 1.1, 1.7, 2.6)
+STEPS = (0.03, 0.06, 0.1, 0.17, 0.28, 0.45, 0.7, 1.1, 1.7, 2.6, 4.0)
 DENSITIES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.17, 0.12, 0.08, 0.05, 0.03)
 FEW_DENSITIES = (1.0, 0.5, 0.3, 0.18, 0.1, 0.05)
 BITS = (3, 4, 5, 6, 8)

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from eie.runtime.format import decode
 from eie.runtime.operators import DOMAIN
 from eie.runtime.weight import Weight
 
 from ..errors import ModelError
-from ..ir.graph import Constant, Model
+from ..ir.graph import Model
 from .judge import Judge
 from .layers import Layer
 from .undo import undone
@@ -39,17 +40,18 @@ class Became:
 class Cause:
     """Attributes:
     layer, op: which.
-    pruning, sharing: error energy at the worst output by its own, of the layer's zeros alone and of what its shared values add.
-    alone: of both: with the layer as it became and all others as they were.
+    alone: error energy at the worst output by its own, with the layer as it became and all others as they were.
+    pruning: the same with only the zeros it got; more than ``alone`` where the other weights make up for them.
+    sharing: what its shared values add to that.
     spared: by how much the whole error falls when the layer is put back as it was.
     kept, bits: of its weights.
     """
 
     layer: str
     op: str
+    alone: float
     pruning: float
     sharing: float
-    alone: float
     spared: float
     kept: float
     bits: int
@@ -71,22 +73,23 @@ def became(artifact: Model, layers: Sequence[Layer]) -> dict[str, Became]:
     if DOMAIN not in artifact.graph.opsets:
         raise ModelError("this is no artifact", where=artifact.path, hint="Give what `optimize` wrote, or a recipe.")
     found: dict[str, Became] = {}
-    constants = {name: (graph, c) for graph in artifact.graph.graphs() for name, c in graph.constants.items()}
-    readers = {node.label: (graph, node) for graph, node in artifact.graph.walk()}
+    readers = {node.label: (graph, node) for graph, node in artifact.graph.walk() if node.domain == DOMAIN}
     for layer in layers:
-        held = constants.get(layer.constant.name)
-        if held is None or held[1].data_type != 2 or layer.constant.data_type == 2:  # payloads are uint8
+        graph_node = readers.get(layer.node.label)
+        if graph_node is None or layer.slot >= len(graph_node[1].inputs):
             continue
-        weight = decode(held[1].array())
+        held = graph_node[0].constant(graph_node[1].inputs[layer.slot])
+        if held is None or held.data_type != onnx.TensorProto.UINT8:  # payloads are bytes
+            continue
+        weight = decode(held.array())
         if weight.shape != layer.shape:
             raise ModelError(
                 f"{layer.name} has the shape {list(layer.shape)}, and the artifact holds {list(weight.shape)}",
                 where=artifact.path, hint="It was made from another model.",
             )  # fmt: skip
         bias: dict[str, Array] = {}
-        graph_node = readers.get(layer.node.label)
         slot = 3 if layer.op in {"LSTM", "GRU", "RNN"} else 2
-        if graph_node is not None and slot < len(layer.node.inputs) and slot < len(graph_node[1].inputs):
+        if slot < len(layer.node.inputs) and slot < len(graph_node[1].inputs):
             own = layer.graph.constant(layer.node.inputs[slot])
             other = graph_node[0].constant(graph_node[1].inputs[slot])
             if (
@@ -102,9 +105,7 @@ def became(artifact: Model, layers: Sequence[Layer]) -> dict[str, Became]:
     return found
 
 
-def changed(
-    layers: Sequence[Layer], biases: Mapping[str, Array], originals: Mapping[Constant, Any]
-) -> dict[str, Became]:
+def changed(layers: Sequence[Layer]) -> dict[str, Became]:
     """What the passes made of the layers, in a model they were just run on."""
     found = {}
     for layer in layers:
@@ -166,8 +167,7 @@ def explain(
                     _put(other, found[other.name])
             spared = whole - error()
         causes.append(
-            Cause(layer.name, layer.op, min(pruning, alone) if now.bias else pruning, max(0.0, alone - pruning), alone, spared,
-                  now.weight.density, now.weight.bits)
+            Cause(layer.name, layer.op, alone, pruning, max(0.0, alone - pruning), spared, now.weight.density, now.weight.bits)
         )  # fmt: skip
     return whole, sorted(causes, key=lambda c: -c.alone)
 

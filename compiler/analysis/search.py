@@ -216,7 +216,8 @@ class Search:
         planner: of its layers.
         task: what is looked for.
         apply: makes a whole model.
-        weigh: bytes of the file, for the model as it is now.
+        roughly: the same without looking at samples.
+        weigh: bytes of payloads and of the file, for the model as it is now.
         progress: hears of each try.
     """
 
@@ -226,11 +227,12 @@ class Search:
         planner: Planner,
         task: Task,
         apply: Apply,
-        weigh: Callable[[], int],
+        roughly: Apply,
+        weigh: Callable[[], tuple[int, int]],
         progress: Callable[[str], None],
     ) -> None:
         self.model, self.planner, self.task = model, planner, task
-        self.apply, self.weigh, self.progress = apply, weigh, progress
+        self.apply, self.roughly, self.weigh, self.progress = apply, roughly, weigh, progress
         self.tries = 0
 
     def run(self) -> Found:
@@ -242,7 +244,7 @@ class Search:
         self.tries += 1
         with undone(self.model):
             self.apply([rule_of(name, point) for name, point in points.items()])
-            return self.task.read(part), self.weigh() if self.task.bytes else 0
+            return self.task.read(part), self.weigh()[1] if self.task.bytes else 0
 
     # -- as small as a promise allows --------------------------------------------------------------------------------
 
@@ -324,9 +326,11 @@ class Search:
 
     def _overhead(self) -> float:
         """Bytes of the file that are no payloads."""
-        points = {n: ps[len(ps) // 2] for n, ps in zip(self.planner.names, self.planner.points, strict=True)}
-        _, size = self._made(points, "none")
-        return size - sum(p.bytes for p in points.values())
+        points = {n: ps[-1] for n, ps in zip(self.planner.names, self.planner.points, strict=True)}
+        with undone(self.model):
+            self.roughly([rule_of(name, point) for name, point in points.items()])
+            payloads, size = self.weigh()
+        return size - payloads
 
     def _as(self, points: Mapping[str, Point], kept: bool, chosen: Reading | None, checked: Reading | None) -> Found:
         total = sum(p.bytes for p in points.values())

@@ -14,6 +14,7 @@ from ..analysis.explain import Became, Cause, became, changed, explain
 from ..analysis.fidelity import decibels as in_decibels
 from ..analysis.judge import Judge
 from ..analysis.layers import Layer, find_layers
+from ..analysis.undo import undone
 from ..data import Feeds
 from ..errors import UserError
 from ..ir.graph import Model
@@ -70,13 +71,11 @@ def _became(model: Model, layers: list[Layer], artifact: Path, judge: Judge) -> 
         recipe.check(layers)
         feeds: list[Feeds] = [] if judge.made_up else judge.feeds(judge.calibrate)
         calibration = Calibration.planned(model, layers, feeds, (recipe.budget or Budget()).seed)
-        from ..analysis.undo import undone
-
         with undone(model):
             for step in recipe.passes:
                 if not isinstance(step, Canonicalize | Encode):
                     transform(step, model, layers, recipe, calibration)
-            found = changed(layers, {}, {})
+            found = changed(layers)
         if not found:
             raise UserError("the recipe compresses no layer of this model", where=str(artifact))
         return found
@@ -88,20 +87,22 @@ def _show(whole: float, causes: list[Cause], judge: Judge) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("layer", overflow="fold")
     table.add_column("operator")
-    for title in ("kept", "bits", "alone", "of all", "pruning", "sharing", "spared"):
+    for title in ("kept", "bits", "alone", "of all", "zeros only", "spared"):
         table.add_column(title, justify="right", no_wrap=True)
     total = sum(c.alone for c in causes if math.isfinite(c.alone)) or 1.0
     for c in causes:
-        parts = max(c.pruning + c.sharing, 1e-300)
         table.add_row(
             printable(c.layer), c.op, f"{c.kept:.0%}", str(c.bits), decibels(in_decibels(c.alone)), f"{c.alone / total:.0%}",
-            f"{c.pruning / parts:.0%}", f"{c.sharing / parts:.0%}", _gain(whole, c.spared),
+            decibels(in_decibels(c.pruning)), _gain(whole, c.spared),
         )  # fmt: skip
     screen.print(table, highlight=False)
     held = " held back" if judge.held_back else ""
     kind = "samples of made-up input" if judge.made_up else f"samples{held}"
-    lines: list[Any] = [f"\noutputs    {decibels(in_decibels(whole))} on {len(judge.check)} {kind}; alone: each layer changed by itself; "
-                        "spared: what the outputs gain when it is left as it was"]  # fmt: skip
+    lines: list[Any] = [
+        f"\noutputs    {decibels(in_decibels(whole))} on {len(judge.check)} {kind}; alone: each layer changed by itself; zeros only: "
+        "pruned as it was, its other weights unchanged (sharing adds the rest, or makes up for it); spared: what the outputs gain when "
+        "it is left as it was"
+    ]
     worst = [c for c in causes if c.alone > 0][:_SPARED]
     if worst:
         lines.append("\nTo spare the worst, add to the recipe (the last rule that matches wins):\n")

@@ -306,11 +306,16 @@ class Graph:
             self._connect(reader)
 
     def rename(self, old: str, new: str) -> None:
-        """Give a tensor that an operator of this graph writes another name, here and in bodies; it must be no graph output."""
-        node = self._producer.pop(old)
-        assert not self.is_output(old), old
-        node.outputs = [new if o == old else o for o in node.outputs]
-        self._producer[new] = node
+        """Give a tensor that an operator of this graph writes, or a constant of it, another name, here and in bodies; it must be no
+        input or output of the graph."""
+        assert not self.is_output(old) and not self.is_input(old), old
+        if old in self.constants:
+            self.constants = {new if n == old else n: c for n, c in self.constants.items()}
+            self.constants[new].name = new
+        else:
+            node = self._producer.pop(old)
+            node.outputs = [new if o == old else o for o in node.outputs]
+            self._producer[new] = node
         info = self.value_info.pop(old, None)
         if info is not None:
             info.name = new

@@ -13,13 +13,18 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def shorten(model: Model) -> int:
-    """Give tensors between operators short names and take those of operators away, but for compressed layers', which recipes, reports
-    and `eie explain` go by; returns the bytes of names saved. Inputs, outputs and constants keep theirs."""
+    """Give tensors between operators, and constants, short names and take those of operators away, but for compressed layers', which
+    recipes, reports and `eie explain` go by; returns the bytes of names saved. Inputs and outputs keep theirs."""
     if any(graph.extra.quantization_annotation for graph in model.graph.graphs()):
         return 0  # these go by tensors' names
     fresh = _short(model.graph.names())
     saved = 0
     for graph in list(model.graph.graphs()):
+        for name in [n for n in graph.constants if not graph.is_input(n) and not graph.is_output(n)]:
+            if len(name) > 3:
+                new = next(fresh)
+                saved += (len(name) - len(new)) * (1 + len(graph.consumers(name)))
+                graph.rename(name, new)
         for node in graph.nodes:
             if node.domain != DOMAIN and node.name:
                 saved += len(node.name)
