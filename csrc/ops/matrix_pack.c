@@ -30,6 +30,32 @@ typedef struct {
 
 static size_t item_bytes(eie_format format) { return format == EIE_F32 ? sizeof(float) : format == EIE_I16 ? sizeof(int16_t) : 1; }
 
+/* Bit 8 i + 7 of the result is set where byte i in memory order of v, counted from the lowest, is not zero. */
+static uint64_t nonzero_bytes(uint64_t v) {
+    const uint64_t low = 0x7f7f7f7f7f7f7f7fu;
+    return (((v & low) + low) | v) & ~low;
+}
+
+static size_t lowest_byte(uint64_t flags) {
+#if defined(__GNUC__)
+    return (size_t)__builtin_ctzll(flags) / 8;
+#else
+    size_t i = 0;
+    while (!(flags >> 8 * i & 0x80)) i++;
+    return i;
+#endif
+}
+
+static uint64_t eight_bytes(const uint8_t *from, size_t n) {
+    uint64_t v = 0;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    for (size_t i = 0; i < n; i++) v |= (uint64_t)from[i] << 8 * i;
+#else
+    memcpy(&v, from, n);
+#endif
+    return v;
+}
+
 static void collect(const eie_source *s, size_t group, eie_entries *to) {
     const eie_matrix *m = s->matrix;
     size_t count = 0;
@@ -38,16 +64,12 @@ static void collect(const eie_source *s, size_t group, eie_entries *to) {
         to->begin[i] = count;
         if (r == EIE_NO_ROW) continue;
         const uint8_t *row = s->codes + (size_t)r * m->in + s->column;
-        for (size_t c = 0; c < s->width;) {
-            uint64_t eight;
-            if (s->width - c >= 8 && (memcpy(&eight, row + c, 8), eight == 0)) {
-                c += 8;
-                continue;
-            }
-            for (const size_t stop = s->width - c >= 8 ? c + 8 : s->width; c < stop; c++) {
-                to->column[count] = (uint16_t)c;
-                to->code[count] = row[c];
-                count += row[c] != 0;
+        for (size_t c = 0; c < s->width; c += 8) {
+            const uint64_t eight = s->width - c >= 8 ? eight_bytes(row + c, 8) : eight_bytes(row + c, s->width - c);
+            for (uint64_t flags = nonzero_bytes(eight); flags != 0; flags &= flags - 1) {
+                const size_t at = lowest_byte(flags);
+                to->column[count] = (uint16_t)(c + at);
+                to->code[count++] = (uint8_t)(eight >> 8 * at);
             }
         }
     }
@@ -205,17 +227,15 @@ static void sizes(const eie_kernel *k, eie_format format, size_t groups, size_t 
     for (int i = 0; i < PARTS; i++) bytes[i] = (bytes[i] + 63) / 64 * 64;
 }
 
-/* Sums of the weights of rows, and the `start` of kernels.h. */
-static void sum_rows(const eie_source *s, int32_t *sums, int32_t *start) {
-    const eie_matrix *m = s->matrix;
+/* Sums of the weights of a group's rows, and the `start` of kernels.h. */
+static void sum_rows(const eie_source *s, const eie_entries *e, int32_t *sums, int32_t *start) {
     const int8_t *values = s->values;
-    for (size_t i = 0; i < m->groups * m->sums; i++) {
-        if (m->order[i] == EIE_NO_ROW) continue;
-        const uint8_t *row = s->codes + (size_t)m->order[i] * m->in + s->column;
+    for (size_t i = 0; i < s->matrix->sums; i++) {
         int32_t negative = 0;
-        for (size_t c = 0; c < s->width; c++) {
-            sums[i] += values[row[c]];
-            negative += values[row[c]] < 0 ? values[row[c]] : 0;
+        sums[i] = 0;
+        for (size_t k = e->begin[i]; k < e->begin[i + 1]; k++) {
+            sums[i] += values[e->code[k]];
+            negative += values[e->code[k]] < 0 ? values[e->code[k]] : 0;
         }
         start[i] = 128 * sums[i] - negative;
     }
@@ -246,14 +266,13 @@ static eie_status pack_panel(const eie_source *s, eie_entries *entries, eie_matr
     for (size_t g = 0; g < m->groups; g++) {
         collect(s, g, entries);
         schedule(s, k, entries, ((const size_t *)part[0])[g], &writer);
+        if (m->format == EIE_U8) sum_rows(s, entries, (int32_t *)part[8] + g * m->sums, (int32_t *)part[9] + g * m->sums);
     }
     if (k->codes > 0) memcpy(part[7], s->values, s->codebook_size * item_bytes(m->format));
     to->row_sum = (int32_t *)part[8];
-    int32_t *start = (int32_t *)part[9];
-    if (m->format == EIE_U8) sum_rows(s, to->row_sum, start);
     to->column = s->column;
     to->panel = (eie_panel){m->groups, (const size_t *)part[0], writer.origin, writer.select, part[3], part[4], part[5], writer.upper, part[7],
-                            start, eie_matrix_plane(m), total > NEAR};
+                            (const int32_t *)part[9], eie_matrix_plane(m), total > NEAR};
     *held += total;
     return EIE_OK;
 }
