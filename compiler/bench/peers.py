@@ -141,7 +141,7 @@ def peers(case: Case, dense: Sequence[Array], x: Array, threads: int, others: Se
 
 def _openvino(model: onnx.ModelProto, x: Array, threads: int) -> Call:
     try:
-        import openvino  # type: ignore[import-not-found, unused-ignore]
+        import openvino  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError as error:
         raise UserError("OpenVINO is not installed", where="--with", hint="pip install openvino") from error
     core = openvino.Core()
