@@ -21,9 +21,10 @@ from .backends.base import Activations, Backend, InsideBackend, LayerSpec, Run
 from .dense import NO_OPERATOR, standard_attributes
 from .errors import FormatError, ModelError
 from .followers import Follower, absorb
+from .halves import stay_wide
 from .modelfile import bodies_of, has_layers, label, opset_versions
 from .operators import DOMAIN
-from .partition import schedule
+from .partition import schedule, topological
 from .program import LayerStep, Program, Step
 from .segments import Constant, Segment, Settings
 from .tensors import Tensors, constant_tensor
@@ -91,7 +92,8 @@ class Scope:
 @dataclass(eq=False)
 class Op:
     """A node: plain, or a compressed layer (``layer``; ``run``, ``follow``, the shapes of its ``weights`` and the place of
-    its ``report`` once settled), or control flow around some (``bodies``)."""
+    its ``report`` once settled), or control flow around some (``bodies``). ``floats``: it gives what a layer computes, which is
+    float32."""
 
     node: onnx.NodeProto
     layer: EieNode | None = None
@@ -99,6 +101,7 @@ class Op:
     follow: Callable[[Sequence[Follower]], Run] | None = None
     weights: tuple[tuple[int, ...], ...] = ()
     report: int = -1
+    floats: bool = False
     bodies: dict[str, Block] = field(default_factory=dict)
 
     @property
@@ -248,7 +251,7 @@ class Executor:
             return self._stay(op, layer, spec, why)
         made = self._backend.compile(spec)
         op.run, op.follow, op.weights = made.run, made.follow, tuple(w.shape for w in spec.weights)
-        op.report = len(self.layers)
+        op.report, op.floats = len(self.layers), layer.operator.computes
         why = why or made.why or f"backend {self._backend.name} runs every layer this way"
         self.layers.append(LayerReport(spec.name, spec.op, made.kernel, why, made.bytes))
         return [op]
@@ -304,7 +307,7 @@ class Executor:
             inputs = [node.input[0], *held, *rest]
             nodes = [onnx.helper.make_node(spec.op, inputs, list(node.output), name=node.name, **attributes)]
         self.layers.append(LayerReport(spec.name, spec.op, "dense", why, sum(w.nbytes for w in weights)))
-        return [Op(n) for n in nodes]
+        return [Op(n, floats=True) for n in nodes]
 
     def _hoist(self, stem: str, content: np.ndarray[Any, Any]) -> str:
         """Make a tensor a constant of the model's own graph, which every body sees; gives its name."""
@@ -362,6 +365,9 @@ class Executor:
 
     def _absorb(self, ops: list[Op], outputs: Sequence[str], scope: Scope) -> list[Op]:
         """Let layers apply the elementwise operators behind them, where their backend can (followers.py)."""
+        if any(op.floats for op in ops):
+            ops = stay_wide(_ordered(ops), _reads, outputs, self._fresh, Op)
+            scope.computed.update(name for op in ops for name in op.node.output if name)
         found = absorb(ops, [_reads(op.node) for op in ops], outputs, scope.constant)
         gone = {place for taken in found.values() for place in taken.nodes}
         for place, taken in found.items():
@@ -548,6 +554,11 @@ def _layer_shape(op: str, weights: Sequence[tuple[int, ...]],
     if op == "Gather":
         return [*first, *weights[0][1:]]
     return [first[0] if first else None, weights[0][0], *([None] * (len(weights[0]) - 2))]
+
+
+def _ordered(ops: list[Op]) -> list[Op]:
+    """Producers first, which files need not have."""
+    return [ops[i] for i in topological([_reads(op.node) for op in ops], [op.node.output for op in ops])]
 
 
 def _sum_shape(a: list[valueinfo.Dim] | None, b: list[valueinfo.Dim] | None) -> list[valueinfo.Dim] | None:

@@ -1,4 +1,4 @@
-"""ONNX Runtime's operators on the same layers: what a kernel has to beat. OpenVINO, where it is installed and asked for."""
+"""ONNX Runtime's operators on the same layers: what a kernel has to beat. OpenVINO and DeepSparse, where they are asked for."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import UserError
 from .cases import Case
+from .deepsparse import DeepSparse, fixed
 
 Array = npt.NDArray[Any]
 Call = Callable[[], object]
-SYSTEMS = ("openvino",)  # other ones that can be asked for
+SYSTEMS = ("openvino", "deepsparse")  # other ones that can be asked for
 _CONTRIB = "com.microsoft"
 BLOCK = 128  # weights that share a scale in the 4-bit and 2-bit forms
 
@@ -132,20 +133,21 @@ def peers(case: Case, dense: Sequence[Array], x: Array, threads: int, others: Se
     calls = {name: bound(session(model, threads), {"x": x}) for name, model in models.items()}
     if "openvino" in others:
         calls["openvino fp32"] = _openvino(models["ort fp32"], x, threads)
+    if "deepsparse" in others and case.kind in ("gemm", "conv"):  # it has no LSTM
+        expected = session(models["ort fp32"], threads).run(None, {"x": x})[0]
+        calls["deepsparse fp32"] = DeepSparse(models["ort fp32"], x, expected, threads)
     return calls
 
 
 def _openvino(model: onnx.ModelProto, x: Array, threads: int) -> Call:
     try:
-        import openvino  # type: ignore[import-not-found, unused-ignore]
+        import openvino  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError as error:
         raise UserError("OpenVINO is not installed", where="--with", hint="pip install openvino") from error
     core = openvino.Core()
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
-    for dim, size in zip(fixed.graph.input[0].type.tensor_type.shape.dim, x.shape, strict=True):
-        dim.dim_value = size
-    compiled = core.compile_model(core.read_model(fixed.SerializeToString()), "CPU", {"INFERENCE_NUM_THREADS": threads})
+    content = fixed(model, x.shape).SerializeToString()
+    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    compiled = core.compile_model(core.read_model(content, b""), "CPU", options)
     request = compiled.create_infer_request()
     request.set_input_tensor(openvino.Tensor(x))
     return lambda: request.infer()

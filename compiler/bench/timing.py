@@ -10,9 +10,17 @@ from pathlib import Path
 import numpy as np
 
 _WARM = 3
-CLOCKS: dict[str, Callable[[], int]] = {"wall": time.perf_counter_ns, "cpu": time.thread_time_ns}
-"""Nanoseconds; ``cpu``: of this thread on the processor, so that waiting for others to leave it does not count."""
+CLOCKS: dict[str, Callable[[], int]] = {"wall": time.perf_counter_ns, "cpu": time.process_time_ns}
+"""Nanoseconds; ``cpu``: of this process on the processor, so that waiting for others to leave it does not count."""
 _FALLBACK = 64 << 20  # bytes of a last-level cache, where the system does not say
+
+
+@dataclass(frozen=True)
+class Elapsed:
+    """What a call gives that takes its own time, in another process: nanoseconds by each clock."""
+
+    wall: int
+    cpu: int
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,9 @@ def interleaved(
             else:
                 evict()
             start = now()
-            call()
-            found[name].append((now() - start) / 1e3)
+            given = call()
+            taken = now() - start
+            if isinstance(given, Elapsed):
+                taken = given.cpu if clock == "cpu" else given.wall
+            found[name].append(taken / 1e3)
     return {name: Times.of(times) for name, times in found.items()}

@@ -29,9 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _MOST_BATCH, _MOST_THREADS = 1024, 256
-Clock = Annotated[
-    str, typer.Option(help="wall, or cpu: one thread's time on the processor, for a machine that others use too.")
-]
+Clock = Annotated[str, typer.Option(help="wall, or cpu: time on the processor, for a machine that others use too.")]
 Runs = Annotated[int, typer.Option(min=1, help="Timed runs of each; from memory a fifth of them.")]
 
 
@@ -67,7 +65,7 @@ def layers(
     threads: Threads = 1,
     runs: Runs = 50,
     clock: Clock = "wall",
-    other: Annotated[str, typer.Option("--with", help="Other systems to measure: openvino.")] = "",
+    other: Annotated[str, typer.Option("--with", help="Other systems to measure: openvino, deepsparse.")] = "",
     json: Json = False,
 ) -> None:
     """Time the kernels on the layers of the papers, beside ONNX Runtime's fp32, int8, 4-bit and 2-bit operators."""

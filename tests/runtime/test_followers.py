@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from artifacts import compress, f32, model
+from artifacts import AllDense, compress, f32, model, ort
 from eie.runtime.backends.base import Compiled, LayerSpec
 from eie.runtime.backends.cpu import CpuBackend
 from eie.runtime.backends.reference import ReferenceBackend
@@ -224,3 +224,30 @@ def test_odd_numbers_pass_as_in_onnx_runtime(nodes: str) -> None:
     for activations in ("i16", "u8"):
         expected = executor(artifact, Apart(), activations).program.run(feeds)[0]
         np.testing.assert_array_equal(executor(artifact, Packed(3), activations).program.run(feeds)[0], expected)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_between_layers_halves_stay_wide(dense: bool) -> None:
+    """Casts to half floats and back go, through what only moves numbers; a Relu comes next to its layer."""
+    text = f"""g (float16[1,3,9,9] x) => (float16[N,M,H,W] y, float16[N,M,H,W] e) {{
+        a = Cast<to = 1>(x) c = {CONV}(a, w) d = Cast<to = 10>(c) e = Relu(d) p = MaxPool<kernel_shape=[2,2]>(e)
+        k = Concat<axis=1>(p, p) f = Cast<to = 1>(k) g = {CONV}(f, v) h = Cast<to = 10>(g) y = Relu(h) }}"""
+    rounded, artifact = compress(model(text, w=f32(8, 3, 3, 3), v=f32(4, 16, 3, 3)))
+    feeds = {"x": f32(1, 3, 9, 9).astype(np.float16)}
+    made = executor(artifact, AllDense() if dense else Packed(), None)
+    for got, expected in zip(made.program.run(feeds), ort(rounded).run(None, feeds), strict=True):
+        assert got.dtype == np.float16 and got.shape == expected.shape
+        np.testing.assert_allclose(got.astype(np.float32), expected.astype(np.float32), rtol=1e-2, atol=2e-2)
+    assert [layer.followers for layer in made.layers] == ([(), ()] if dense else [("Relu",), ("Relu",)])
+
+
+def test_halves_that_others_read_are_there() -> None:
+    text = f"""g (float16[1,3,9,9] x, bool k) => (float16[N,M,H,W] y, float16[N,M,H,W] d, float[N,M,H,W] z) {{
+        a = Cast<to = 1>(x) c = {CONV}(a, w) d = Cast<to = 10>(c) y = Relu(d) z = Cast<to = 1>(d) }}"""
+    artifact = compress(model(text, w=f32(8, 3, 3, 3)))[1]
+    y, d, z = executor(artifact, Packed(), None).program.run(
+        {"x": f32(1, 3, 9, 9).astype(np.float16), "k": np.array(True)}
+    )
+    np.testing.assert_array_equal(y, np.maximum(d, 0))
+    np.testing.assert_array_equal(z, d.astype(np.float32))
+    assert (d < 0).any()
