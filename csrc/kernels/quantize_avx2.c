@@ -46,7 +46,14 @@ static inline __m256i quantized(const float *x, size_t n, float scale, float shi
 bool quantize_u8_avx2(const float *x, size_t n, uint8_t *q, float *scale, int32_t *zero) {
     float lo, hi, inverse;
     if (!range_of(x, n, &lo, &hi) || !eie_range_u8(lo, hi, scale, &inverse, zero)) return false;
-    for (size_t i = 0; i < n; i += 8) {
+    size_t i = 0;
+    for (; n - i >= 32; i += 32) {
+        __m256i part[4];
+        for (int k = 0; k < 4; k++) part[k] = quantized(x + i + 8 * k, 8, inverse, (float)*zero, 0, 255);
+        const __m256i packed = _mm256_packus_epi16(_mm256_packs_epi32(part[0], part[1]), _mm256_packs_epi32(part[2], part[3])); /* by halves */
+        _mm256_storeu_si256((void *)(q + i), _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+    }
+    for (; i < n; i += 8) {
         const size_t now = n - i < 8 ? n - i : 8;
         int32_t whole[8];
         _mm256_storeu_si256((void *)whole, quantized(x + i, now, inverse, (float)*zero, 0, 255));
@@ -60,7 +67,12 @@ bool quantize_i16_avx2(const float *x, size_t n, int16_t *q, int32_t *exponent) 
     if (!range_of(x, n, &lo, &hi)) return false;
     *exponent = eie_exponent(-lo > hi ? -lo : hi, 15);
     const float scale = eie_power(*exponent);
-    for (size_t i = 0; i < n; i += 8) {
+    size_t i = 0;
+    for (; n - i >= 16; i += 16) {
+        const __m256i low = quantized(x + i, 8, scale, 0, -32767, 32767), high = quantized(x + i + 8, 8, scale, 0, -32767, 32767);
+        _mm256_storeu_si256((void *)(q + i), _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8));
+    }
+    for (; i < n; i += 8) {
         const size_t now = n - i < 8 ? n - i : 8;
         int32_t whole[8];
         _mm256_storeu_si256((void *)whole, quantized(x + i, now, scale, 0, -32767, 32767));
