@@ -22,8 +22,9 @@ void batch_i16_pair_1x32_avx2(const eie_batch *b, const void *x, size_t lanes, b
 }
 
 /* H registers of eight floats; C sums each, for the entries in turn: adding to one takes longer than an entry does. */
-ALWAYS void floats(const eie_batch *b, const char *x, bool fresh, float *y, const int H, const int C) {
-    for (size_t r = 0; r < b->rows; r++, y += 8 * H) {
+ALWAYS void floats(const eie_batch *b, const char *x, bool fresh, float *sums, const int H, const int C) {
+    for (size_t r = 0; r < b->rows; r++) {
+        float *y = sums + b->row[r] * 8 * H;
         const uint16_t *place = b->place + b->first[r], *end = b->place + b->first[r + 1];
         const uint8_t *code = (const uint8_t *)b->weight + b->first[r];
         __m256 sum[4][4];

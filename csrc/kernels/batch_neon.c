@@ -17,8 +17,8 @@ static inline void multiply_words(int16x8_t low, int16x8_t high, int16_t w, int3
 }
 
 void batch_u8_quad_1x32_neon(const eie_batch *b, const void *x, size_t lanes, bool fresh, void *sums) {
-    int32_t *y = sums;
     for (size_t r = 0; r < b->rows; r++) {
+        int32_t *y = (int32_t *)sums + b->row[r] * lanes;
         for (size_t l = 0; l < lanes; l += 16, y += 16) {
             int32x4_t sum[4];
             for (int i = 0; i < 4; i++) sum[i] = fresh ? vdupq_n_s32(0) : vld1q_s32(y + 4 * i);
@@ -32,8 +32,8 @@ void batch_u8_quad_1x32_neon(const eie_batch *b, const void *x, size_t lanes, bo
 }
 
 void batch_i16_pair_1x32_neon(const eie_batch *b, const void *x, size_t lanes, bool fresh, void *sums) {
-    int64_t *y = sums;
     for (size_t r = 0; r < b->rows; r++) {
+        int64_t *y = (int64_t *)sums + b->row[r] * lanes;
         for (size_t l = 0; l < lanes; l += 16, y += 16) {
             const size_t end = 2 * (size_t)b->first[r + 1];
             if (fresh) memset(y, 0, 16 * sizeof *y);
@@ -54,8 +54,9 @@ void batch_i16_pair_1x32_neon(const eie_batch *b, const void *x, size_t lanes, b
 }
 
 /* N registers of four floats */
-static inline __attribute__((always_inline)) void floats(const eie_batch *b, const char *x, bool fresh, float *y, const int N) {
-    for (size_t r = 0; r < b->rows; r++, y += 4 * N) {
+static inline __attribute__((always_inline)) void floats(const eie_batch *b, const char *x, bool fresh, float *sums, const int N) {
+    for (size_t r = 0; r < b->rows; r++) {
+        float *y = sums + b->row[r] * 4 * N;
         float32x4_t sum[8];
         for (int i = 0; i < N; i++) sum[i] = fresh ? vdupq_n_f32(0) : vld1q_f32(y + 4 * i);
         for (size_t e = b->first[r]; e < b->first[r + 1]; e++) {

@@ -7,8 +7,8 @@
 #include "kernels/batch_scale.h"
 
 void batch_f32_code_1x32_scalar(const eie_batch *b, const void *x, size_t lanes, bool fresh, void *sums) {
-    float *y = sums;
-    for (size_t r = 0; r < b->rows; r++, y += lanes) {
+    for (size_t r = 0; r < b->rows; r++) {
+        float *y = (float *)sums + b->row[r] * lanes;
         if (fresh) memset(y, 0, lanes * sizeof *y);
         for (size_t e = b->first[r]; e < b->first[r + 1]; e++) {
             const float *from = (const float *)((const char *)x + b->place[e] * (lanes / 4)), w = b->table[((const uint8_t *)b->weight)[e]];
@@ -18,8 +18,8 @@ void batch_f32_code_1x32_scalar(const eie_batch *b, const void *x, size_t lanes,
 }
 
 void batch_i16_pair_1x32_scalar(const eie_batch *b, const void *x, size_t lanes, bool fresh, void *sums) {
-    int64_t *y = sums;
-    for (size_t r = 0; r < b->rows; r++, y += lanes) {
+    for (size_t r = 0; r < b->rows; r++) {
+        int64_t *y = (int64_t *)sums + b->row[r] * lanes;
         if (fresh) memset(y, 0, lanes * sizeof *y);
         for (size_t e = 2 * (size_t)b->first[r]; e < 2 * (size_t)b->first[r + 1]; e++) {
             const int16_t *from = (const int16_t *)((const char *)x + b->place[e] * (lanes / 4)), w = ((const int16_t *)b->weight)[e];
@@ -29,8 +29,8 @@ void batch_i16_pair_1x32_scalar(const eie_batch *b, const void *x, size_t lanes,
 }
 
 void batch_u8_quad_1x32_scalar(const eie_batch *b, const void *x, size_t lanes, bool fresh, void *sums) {
-    int32_t *y = sums;
-    for (size_t r = 0; r < b->rows; r++, y += lanes) {
+    for (size_t r = 0; r < b->rows; r++) {
+        int32_t *y = (int32_t *)sums + b->row[r] * lanes;
         if (fresh) memset(y, 0, lanes * sizeof *y);
         for (size_t e = 4 * (size_t)b->first[r]; e < 4 * (size_t)b->first[r + 1]; e++) {
             const uint8_t *from = (const uint8_t *)x + b->place[e] * (lanes / 4);

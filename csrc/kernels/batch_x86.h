@@ -1,6 +1,5 @@
 /* The kernels for batches of 256-bit registers: included by each instruction set that has them. Activations of the entries of an item
- * are interleaved, so that one multiply-add sums an item for as many vectors as there are four-byte places: those of
- * a batch have no place of their own in a step of a packed matrix, so nothing is looked up. The set says how to multiply and add:
+ * are interleaved, so that one multiply-add sums an item for as many vectors as a register has places for sums. The set says how:
  *   DOT_U8(sum, x, w)    int32 sums of four products of unsigned and signed bytes; those of two fit int16
  *   DOT_I16(sum, x, w)   int32 sums of two products of words
  */
@@ -29,8 +28,9 @@ ALWAYS void quad(__m256i a, __m256i b, __m256i c, __m256i d, __m256i w, __m256i 
     sum[3] = DOT_U8(sum[3], _mm256_unpackhi_epi16(ab1, cd1), w);
 }
 
-ALWAYS void quads32(const eie_batch *b, const char *x, bool fresh, int32_t *y) {
-    for (size_t r = 0; r < b->rows; r++, y += 32) {
+ALWAYS void quads32(const eie_batch *b, const char *x, bool fresh, int32_t *sums) {
+    for (size_t r = 0; r < b->rows; r++) {
+        int32_t *y = sums + b->row[r] * 32;
         const uint16_t *place = b->place + 4 * (size_t)b->first[r], *end = b->place + 4 * (size_t)b->first[r + 1];
         const int8_t *weight = (const int8_t *)b->weight + 4 * (size_t)b->first[r];
         __m256i sum[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
@@ -51,9 +51,10 @@ ALWAYS void quads32(const eie_batch *b, const char *x, bool fresh, int32_t *y) {
 }
 
 /* Sixteen vectors: two items at once, one in each half of a register. */
-ALWAYS void quads16(const eie_batch *b, const char *x, bool fresh, int32_t *y) {
+ALWAYS void quads16(const eie_batch *b, const char *x, bool fresh, int32_t *sums) {
     const __m256i spread = _mm256_setr_epi8(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7);
-    for (size_t r = 0; r < b->rows; r++, y += 16) {
+    for (size_t r = 0; r < b->rows; r++) {
+        int32_t *y = sums + b->row[r] * 16;
         const uint16_t *place = b->place + 4 * (size_t)b->first[r], *end = b->place + 4 * (size_t)b->first[r + 1];
         const int8_t *weight = (const int8_t *)b->weight + 4 * (size_t)b->first[r];
         __m256i sum[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
@@ -84,8 +85,9 @@ ALWAYS void add_wide(int64_t *y, __m128i sum) {
 }
 
 /* H registers of sixteen words. Sums of sixteen products fit int32: docs/numerics.md */
-ALWAYS void pairs(const eie_batch *b, const char *x, bool fresh, int64_t *y, const int H) {
-    for (size_t r = 0; r < b->rows; r++, y += 16 * H) {
+ALWAYS void pairs(const eie_batch *b, const char *x, bool fresh, int64_t *sums, const int H) {
+    for (size_t r = 0; r < b->rows; r++) {
+        int64_t *y = sums + b->row[r] * 16 * H;
         const uint16_t *place = b->place + 2 * (size_t)b->first[r], *end = b->place + 2 * (size_t)b->first[r + 1];
         const int16_t *weight = (const int16_t *)b->weight + 2 * (size_t)b->first[r];
         if (fresh) memset(y, 0, (size_t)H * 16 * sizeof *y);

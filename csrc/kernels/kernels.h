@@ -87,13 +87,14 @@ typedef void eie_output_u8_kernel(const int32_t *sum, size_t n, const eie_output
 enum { EIE_BATCH_LANES = 32 };
 typedef struct {
     size_t rows;
+    const uint8_t *row;    /* [rows]: which one it is; those of as many items follow one another, as branches are predicted better so */
     const uint32_t *first; /* [rows + 1]: items */
     const uint16_t *place;
     const void *weight;
     const float *table;
 } eie_batch;
 
-/* sums[row][lane] (+)= the products of the row with vector `lane`. x: [columns][lanes], aligned to 64 bytes; lanes: 16 or 32.
+/* sums[row[r]][lane] (+)= the products of the row with vector `lane`, for r below rows. x: [columns][lanes], aligned to 64 bytes; lanes: 16 or 32.
  * fresh: sums hold nothing yet. sums: float, int32 (u8) or int64 (i16). */
 typedef void eie_batch_kernel(const eie_batch *batch, const void *x, size_t lanes, bool fresh, void *sums);
 

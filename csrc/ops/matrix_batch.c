@@ -153,7 +153,8 @@ static void multiply(void *context, size_t tile) {
     const size_t rows = c->matrix->out - tile * EIE_TILE < EIE_TILE ? c->matrix->out - tile * EIE_TILE : EIE_TILE;
     eie_tile_sums sums[BLOCKS];
     for (size_t chunk = 0; chunk < l->chunks; chunk++) {
-        const eie_batch batch = {rows, l->first + (tile * l->chunks + chunk) * EIE_TILE, l->place, l->weight, l->table};
+        const size_t at = (tile * l->chunks + chunk) * EIE_TILE;
+        const eie_batch batch = {rows, l->row + at, l->first + at, l->place, l->weight, l->table};
         for (size_t b = 0; b < c->blocks; b++) {
             c->multiply(&batch, c->laid + (chunk * c->wide + c->at[b]) * l->chunk * c->item, c->lanes[b], chunk == 0, &sums[b]);
         }

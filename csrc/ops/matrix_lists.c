@@ -120,12 +120,17 @@ static bool sort(const eie_matrix *m, const eie_lists *l, eie_sorted *s) {
 
 /* ---- items ---------------------------------------------------------------------------------------------------------- */
 
+/* Items of a tile's rows in a chunk, as they are made. */
 typedef struct {
+    eie_format format;
     eie_lists *lists;
-    size_t scale;  /* of a column to its place */
-    size_t count;  /* entries written */
-    size_t values; /* f32: of the table, in use */
-    uint16_t slot[1024]; /* f32: of values, by their hash: one more than their place in the table, 0: free */
+    size_t per, bytes, scale; /* entries of an item; bytes of a weight; of a column to its place */
+    uint16_t *place, *order;
+    uint8_t *weight;
+    size_t count;             /* entries */
+    size_t first[EIE_TILE + 1];
+    size_t values;            /* f32: of the table, in use */
+    uint16_t slot[1024];      /* f32: of values, by their hash: one more than their place in the table, 0: free */
 } eie_items;
 
 static uint8_t code_of(eie_items *to, uint32_t bits) {
@@ -139,17 +144,18 @@ static uint8_t code_of(eie_items *to, uint32_t bits) {
     }
 }
 
-static void put(eie_items *to, eie_format format, uint16_t column, uint32_t value) {
-    to->lists->place[to->count] = (uint16_t)(column * to->scale);
-    if (format == EIE_I16) memcpy(to->lists->weight + 2 * to->count, &(int16_t){(int16_t)value}, 2);
-    else to->lists->weight[to->count] = format == EIE_U8 ? (uint8_t)value : code_of(to, value);
+static void put(eie_items *to, uint16_t column, uint32_t value) {
+    to->place[to->count] = (uint16_t)(column * to->scale);
+    if (to->format == EIE_I16) memcpy(to->weight + 2 * to->count, &(int16_t){(int16_t)value}, 2);
+    else to->weight[to->count] = to->format == EIE_U8 ? (uint8_t)value : code_of(to, value);
     to->count++;
 }
 
 /* Bytes in pairs whose products fit int16 together. Those of opposite signs always do, so the sign that is in the majority keeps its
  * smallest for pairs of its own: a large one and a small one as long as they fit, else one alone. */
-static void pair_bytes(eie_items *to, const uint16_t *column, const uint32_t *value, size_t n, uint16_t *order) {
+static void pair_bytes(eie_items *to, const uint16_t *column, const uint32_t *value, size_t n) {
     size_t bucket[257] = {0}, minority = 0; /* by sign, then magnitude, the largest first */
+    uint16_t *order = to->order;
     for (size_t i = 0; i < n; i++) minority += (int32_t)value[i] < 0;
     const bool flip = minority > n - minority; /* negative ones are the majority */
     if (flip) minority = n - minority;
@@ -159,77 +165,122 @@ static void pair_bytes(eie_items *to, const uint16_t *column, const uint32_t *va
     for (size_t i = 0; i < n; i++) order[bucket[KEY(i)]++] = (uint16_t)i;
 #undef KEY
     for (size_t i = 0; i < minority; i++) {
-        put(to, EIE_U8, column[order[i]], value[order[i]]);
-        put(to, EIE_U8, column[order[n - minority + i]], value[order[n - minority + i]]);
+        put(to, column[order[i]], value[order[i]]);
+        put(to, column[order[n - minority + i]], value[order[n - minority + i]]);
     }
     size_t small = n - minority;
     for (size_t large = minority; large < small; large++) {
-        put(to, EIE_U8, column[order[large]], value[order[large]]);
+        put(to, column[order[large]], value[order[large]]);
         const bool fits = small - 1 > large && abs((int32_t)value[order[large]]) + abs((int32_t)value[order[small - 1]]) <= 128;
         if (fits) small--;
-        put(to, EIE_U8, fits ? column[order[small]] : 0, fits ? value[order[small]] : 0);
+        put(to, fits ? column[order[small]] : 0, fits ? value[order[small]] : 0);
     }
 }
 
-static void fill_items(const eie_matrix *m, const eie_kernel *k, const eie_sorted *s, eie_lists *l, eie_items *to, uint16_t *order) {
-    for (size_t i = 0; i < s->places; i++) {
-        const uint16_t *column = s->column + s->begin[i];
-        const uint32_t *value = s->value + s->begin[i];
-        const size_t n = s->begin[i + 1] - s->begin[i];
-        l->first[i] = (uint32_t)(to->count / k->per);
-        if (m->format == EIE_U8) pair_bytes(to, column, value, n, order);
-        for (size_t e = 0; m->format != EIE_U8 && e < n; e++) put(to, m->format, column[e], value[e]);
-        while (to->count % k->per != 0) {
-            l->place[to->count] = 0;
-            memset(l->weight + to->count * (m->format == EIE_I16 ? 2 : 1), 0, m->format == EIE_I16 ? 2 : 1);
-            to->count++;
+static void make_items(eie_items *to, const eie_sorted *s, size_t at) {
+    to->count = 0;
+    for (size_t r = 0; r < EIE_TILE; r++) {
+        const uint16_t *column = s->column + s->begin[at + r];
+        const uint32_t *value = s->value + s->begin[at + r];
+        const size_t n = s->begin[at + r + 1] - s->begin[at + r];
+        to->first[r] = to->count;
+        if (to->format == EIE_U8) pair_bytes(to, column, value, n);
+        for (size_t e = 0; to->format != EIE_U8 && e < n; e++) put(to, column[e], value[e]);
+        for (; to->count % to->per != 0; to->count++) {
+            to->place[to->count] = 0;
+            memset(to->weight + to->count * to->bytes, 0, to->bytes);
         }
-        const size_t tile = i / EIE_TILE / l->chunks, row = tile * EIE_TILE + i % EIE_TILE;
-        for (size_t e = 0; m->format == EIE_U8 && e < n; e++) l->row_sum[row] += (int32_t)value[e];
     }
-    l->first[s->places] = (uint32_t)(to->count / k->per);
+    to->first[EIE_TILE] = to->count;
 }
 
-/* Gives back what was allocated in case, and counts the rest. */
-static void shrink(const eie_matrix *m, eie_lists *l, size_t places, size_t count) {
-    const size_t bytes = m->format == EIE_I16 ? 2 : 1;
-    void *place = realloc(l->place, (count + 1) * sizeof *l->place), *weight = realloc(l->weight, (count + 1) * bytes);
+/* The first `rows` in the order of their counts, the largest first. */
+static void order_rows(const eie_items *from, size_t rows, uint8_t *row) {
+    for (size_t r = 0; r < EIE_TILE; r++) {
+        size_t i = r;
+        const size_t n = from->first[r + 1] - from->first[r];
+        for (; r < rows && i > 0 && from->first[row[i - 1] + 1] - from->first[row[i - 1]] < n; i--) row[i] = row[i - 1];
+        row[i] = (uint8_t)r;
+    }
+}
+
+/* Appends the items made, row by row; `count`: entries of the lists. */
+static size_t append(const eie_items *from, size_t at, size_t count) {
+    eie_lists *l = from->lists;
+    for (size_t i = 0; i < EIE_TILE; i++) {
+        const size_t begin = from->first[l->row[at + i]], n = from->first[l->row[at + i] + 1] - begin;
+        l->first[at + i] = (uint32_t)(count / from->per);
+        memcpy(l->place + count, from->place + begin, n * sizeof *l->place);
+        memcpy(l->weight + count * from->bytes, from->weight + begin * from->bytes, n * from->bytes);
+        count += n;
+    }
+    return count;
+}
+
+static void fill(const eie_matrix *m, const eie_sorted *s, eie_items *items) {
+    eie_lists *l = items->lists;
+    size_t count = 0;
+    for (size_t at = 0; at < s->places; at += EIE_TILE) {
+        const size_t row = at / EIE_TILE / l->chunks * EIE_TILE, rows = m->out - row < EIE_TILE ? m->out - row : EIE_TILE;
+        make_items(items, s, at);
+        order_rows(items, rows, l->row + at);
+        count = append(items, at, count);
+        for (size_t e = s->begin[at], r = 0; m->format == EIE_U8 && e < s->begin[at + EIE_TILE]; e++) {
+            while (e >= s->begin[at + r + 1]) r++;
+            l->row_sum[row + r] += (int32_t)s->value[e];
+        }
+    }
+    l->first[s->places] = (uint32_t)(count / items->per);
+    /* what was allocated in case is given back */
+    void *place = realloc(l->place, (count + 1) * sizeof *l->place), *weight = realloc(l->weight, (count + 1) * items->bytes);
     if (place != NULL) l->place = place;
     if (weight != NULL) l->weight = weight;
-    l->bytes = sizeof *l + (places + 1) * sizeof *l->first + count * (sizeof *l->place + bytes) + (m->format == EIE_U8 ? m->out * sizeof *l->row_sum : 0);
+    l->bytes = sizeof *l + s->places * (sizeof *l->first + 1) + count * (sizeof *l->place + items->bytes) + (m->format == EIE_U8 ? m->out * sizeof *l->row_sum : 0);
+}
+
+static bool allocate(const eie_matrix *m, const eie_sorted *s, eie_items *items) {
+    eie_lists *l = items->lists;
+    const size_t alone = m->format == EIE_U8 ? 2 : 1; /* every byte may be left without another */
+    const size_t most = s->begin[s->places] * alone + s->places * items->per, here = EIE_TILE * (EIE_CHUNK * alone + items->per);
+    l->first = malloc((s->places + 1) * sizeof *l->first);
+    l->row = malloc(s->places);
+    l->place = malloc((most + 1) * sizeof *l->place);
+    l->weight = malloc((most + 1) * items->bytes);
+    l->row_sum = calloc(m->out, sizeof *l->row_sum);
+    items->place = malloc(here * sizeof *items->place);
+    items->weight = malloc(here * items->bytes);
+    items->order = malloc(EIE_CHUNK * sizeof *items->order);
+    return l->first != NULL && l->row != NULL && l->place != NULL && l->weight != NULL && l->row_sum != NULL && items->place != NULL &&
+           items->weight != NULL && items->order != NULL;
 }
 
 eie_lists *eie_lists_make(const eie_matrix *m, const eie_kernel *k) {
     const size_t item = m->format == EIE_F32 ? 4 : m->format == EIE_I16 ? 2 : 1;
     eie_sorted sorted = {0};
     eie_lists *l = calloc(1, sizeof *l);
-    eie_items *to = calloc(1, sizeof *to);
-    uint16_t *order = malloc(EIE_CHUNK * sizeof *order);
-    bool made = false;
-    if (l != NULL && to != NULL && order != NULL) {
+    eie_items *items = calloc(1, sizeof *items);
+    bool made = l != NULL && items != NULL;
+    if (made) {
         l->chunk = EIE_CHUNK / item;
         l->chunks = (m->in + l->chunk - 1) / l->chunk;
         l->tiles = (m->out + EIE_TILE - 1) / EIE_TILE;
-        to->lists = l;
-        to->scale = 4 * item;
-        if (sort(m, l, &sorted)) {
-            const size_t most = sorted.begin[sorted.places] * (m->format == EIE_U8 ? 2 : 1) + sorted.places * k->per; /* every byte alone */
-            l->first = malloc((sorted.places + 1) * sizeof *l->first);
-            l->place = malloc((most + 1) * sizeof *l->place);
-            l->weight = malloc((most + 1) * (m->format == EIE_I16 ? 2 : 1));
-            l->row_sum = calloc(m->out, sizeof *l->row_sum);
-            made = l->first != NULL && l->place != NULL && l->weight != NULL && l->row_sum != NULL;
-        }
+        items->format = m->format;
+        items->lists = l;
+        items->per = k->per;
+        items->bytes = m->format == EIE_I16 ? 2 : 1;
+        items->scale = 4 * item;
+        made = sort(m, l, &sorted) && allocate(m, &sorted, items);
     }
-    if (made) {
-        fill_items(m, k, &sorted, l, to, order);
-        shrink(m, l, sorted.places, to->count);
-    }
+    if (made) fill(m, &sorted, items);
     free(sorted.begin);
     free(sorted.column);
     free(sorted.value);
-    free(to);
-    free(order);
+    if (items != NULL) {
+        free(items->place);
+        free(items->weight);
+        free(items->order);
+    }
+    free(items);
     if (made) return l;
     eie_lists_free(l);
     return NULL;
@@ -238,6 +289,7 @@ eie_lists *eie_lists_make(const eie_matrix *m, const eie_kernel *k) {
 void eie_lists_free(eie_lists *l) {
     if (l == NULL) return;
     free(l->first);
+    free(l->row);
     free(l->place);
     free(l->weight);
     free(l->row_sum);

@@ -3,12 +3,13 @@
 #define EIE_MATRIX_LISTS_H
 #include "ops/matrix_batch.h"
 
-enum { EIE_TILE = 64, EIE_CHUNK = 1 << 10 }; /* rows; bytes that a vector has of a chunk */
+enum { EIE_TILE = 64, EIE_CHUNK = 2 << 10 }; /* rows; bytes that a vector has of a chunk */
 
 /* Rows in tiles, columns in chunks whose activations stay in the first-level cache. */
 struct eie_lists {
     size_t tiles, chunks, chunk; /* chunk: columns of one */
-    uint32_t *first;             /* [(tile * chunks + chunk) * EIE_TILE + row, and one more]: items of an eie_batch */
+    uint32_t *first;             /* [(tile * chunks + chunk) * EIE_TILE + place, and one more]: items of an eie_batch */
+    uint8_t *row;                /* [(tile * chunks + chunk) * EIE_TILE + place]: of the tile, those of as many items together */
     uint16_t *place;
     uint8_t *weight;
     int32_t *row_sum;            /* u8: [out] */
