@@ -54,13 +54,13 @@ def test_the_plan_is_near_the_optimum_and_within_its_budget(seed: int) -> None:
             for combination in itertools.product(*(c.points for c in given))
             if sum(c.reach * p.noise for c, p in zip(given, combination, strict=True)) <= budget
         )
-        assert sum(p.bytes for p in found.values()) <= 1.1 * best
+        assert sum(p.bytes for p in found.values()) <= 1.25 * best
     assert sum(planner.shares(found).values()) == pytest.approx(1)
 
 
 def test_within_bytes_or_time() -> None:
     planner = Planner(curves(5, 8), latency=False, layer_noise=math.inf)
-    for limit in (4000.0, 12_000.0):
+    for limit in (8000.0, 16_000.0):
         found = planner.within(limit, lambda p: p.bytes)
         assert found is not None and sum(p.bytes for p in found.values()) <= limit
     assert planner.within(10.0, lambda p: p.bytes) is None
