@@ -150,7 +150,7 @@ def optimize(
             run.transform(step, working, layers, judge)
     errors = run.errors(working, layers, contents) if errors is None else errors
     in_floats = judge.measure(working) if run.recipe.activations != "f32" else None
-    lowered = run.lower(working, layers, encoding)
+    lowered = run.lower(working, layers, encoding, judge.tensors)
     compressed = {s.layer for s in lowered.stored}
     reached = run.verify(working, judge)
     missed = promised.missed if promised is not None else None
@@ -400,7 +400,7 @@ class _Run:
                     found[layer.name] = output_error(layer, layer.array(), dense, known)
         return found
 
-    def lower(self, model: Model, layers: Sequence[Layer], encoding: Encode) -> Lowered:
+    def lower(self, model: Model, layers: Sequence[Layer], encoding: Encode, keep: Sequence[str]) -> Lowered:
         began = time.perf_counter()
         self.progress.stage("lower", sum(la.constant.weight is not None for la in layers))
         lowered = lower(
@@ -413,7 +413,7 @@ class _Run:
         )
         model.graph.prune()
         if encoding.names == "short":
-            shorten(model)
+            shorten(model, keep)
         verify(model)
         self.steps.append(Step("lower", time.perf_counter() - began, None))
         return lowered

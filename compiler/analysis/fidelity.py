@@ -229,7 +229,7 @@ def compare(names: Sequence[str], original: Iterable[Sequence[Array]], changed: 
     agree: list[bool] = []
     for ys, zs in zip(original, changed, strict=True):
         ratios.append([noise_ratio(np.asarray(y), np.asarray(z)) for y, z in zip(ys, zs, strict=True)])
-        agree += _agreement(np.asarray(ys[0]), np.asarray(zs[0])) if ys else []
+        agree += agreement(np.asarray(ys[0]), np.asarray(zs[0])) if ys else []
     if not ratios or not names:
         return Fidelity(float("inf"), "", None, len(ratios))
     by_output = [_lower_quartile(np.array(column)) for column in zip(*ratios, strict=True)]
@@ -243,7 +243,7 @@ def _lower_quartile(ratios: Array) -> float:
     return decibels(float(np.quantile(ratios, 0.75, method="higher")))
 
 
-def _agreement(y: Array, z: Array) -> list[bool]:
+def agreement(y: Array, z: Array) -> list[bool]:
     """Same place of the largest element, a truth a sample: for outputs [samples, classes] but for axes of size 1, or
     [classes]. Others hold no classes."""
     if y.shape != z.shape or y.dtype.kind not in "fiu":

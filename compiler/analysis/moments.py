@@ -81,7 +81,8 @@ class Moments:
         total = 0.0
         for block in self.blocks:
             d = difference[:, :, block.begin : block.end]
-            total += float(np.vdot(np.matmul(d, block.covariance.astype(np.float32)), d))
+            scale = float(np.abs(block.covariance).max(initial=0)) or 1.0
+            total += scale * float(np.vdot(np.matmul(d, (block.covariance / scale).astype(np.float32)), d))
             if not centred:
                 total += float(
                     np.square(np.matmul(d, block.mean[:, :, None].astype(np.float32)), dtype=np.float64).sum()
@@ -177,12 +178,12 @@ class _BlockSums:
     def add(self, x: Array, z: Array | None) -> None:
         x = x[:, :, self.begin : self.end] - self.offset[:, None]
         self.first += x.sum(axis=1, dtype=np.float64)
-        self.second += np.matmul(x.transpose(0, 2, 1), x)  # a batch in float32, the sum of batches in float64
+        self.second += _products(x, x)
         if z is not None:
             assert self.first_z is not None and self.cross is not None
             z = z[:, :, self.begin : self.end] - self.offset[:, None]
             self.first_z += z.sum(axis=1, dtype=np.float64)
-            self.cross += np.matmul(z.transpose(0, 2, 1), x)
+            self.cross += _products(z, x)
 
     def moments(self, rows: int) -> Block:
         mean = self.first / rows
@@ -193,3 +194,11 @@ class _BlockSums:
         mean_z = self.first_z / rows
         cross = self.cross / rows - mean_z[:, :, None] * mean[:, None, :]
         return Block(self.begin, self.end, covariance, mean + self.offset, cross, mean_z + self.offset)
+
+
+def _products(z: Array, x: Array) -> Array64:
+    """Sum of z x^T over rows: in float32 for those of a batch, where it holds them; sums of batches are in float64."""
+    scale = max(float(np.abs(z).max(initial=0)), float(np.abs(x).max(initial=0)))
+    if not 1e-12 < scale < 1e12:
+        return np.asarray(np.matmul(z.transpose(0, 2, 1).astype(np.float64), x.astype(np.float64)))
+    return np.asarray(np.matmul(z.transpose(0, 2, 1), x), np.float64)

@@ -28,6 +28,7 @@ _CHECKS = 4  # ... and while the samples held back say no
 _CLOSE = 1.06  # a budget this near to one that fails is good enough
 _BETWEEN = 4  # choices between two steps that were tried
 _AIM = 0.97  # of what is allowed: the next try aims below it
+_PAIRED = 40  # layers from which single changes have to do
 _LEAST = 1e-9  # of error, as a share of the outputs' energy: below that nothing is compressed
 
 
@@ -158,8 +159,25 @@ class Planner:
                     if best is None or saved[i] > best[0]:
                         best = (float(saved[i]), layer, i)
             if best is None:
-                return picked
+                return picked if len(picked) > _PAIRED else self._exchange(picked, budget)
             picked[best[1]] = best[2]
+
+    def _exchange(self, picked: list[int], budget: float) -> list[int]:
+        """As long as it saves: one layer finer so that another can be coarser."""
+        for _ in range(8 * len(picked)):
+            left = budget - self._spent(picked)
+            saved = [c[at] - c for c, at in zip(self.cost, picked, strict=True)]
+            more = [r * (n - n[at]) for r, n, at in zip(self.reach, self.noise, picked, strict=True)]
+            best: tuple[float, int, int, int, int] | None = None
+            for i, j in itertools.combinations(range(len(picked)), 2):
+                both = np.where(more[i][:, None] + more[j] <= left, saved[i][:, None] + saved[j], 0.0)
+                at = int(np.argmax(both))
+                if both.flat[at] > (best[0] if best is not None else 1e-9):
+                    best = (float(both.flat[at]), i, j, *divmod(at, both.shape[1]))
+            if best is None:
+                break
+            picked[best[1]], picked[best[2]] = best[3], best[4]
+        return picked
 
     def _named(self, picked: Sequence[int]) -> dict[str, Point]:
         return {name: points[i] for name, points, i in zip(self.names, self.points, picked, strict=True)}

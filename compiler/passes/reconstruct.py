@@ -11,7 +11,7 @@ What is said of a layer in the ledger: how it was done, and where too little was
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,7 +27,7 @@ from ..errors import UserError
 from ..ir.graph import Constant, Model
 from .base import LedgerEntry, Pass, PassResult, Select, every, option
 from .cluster import fit_codebook
-from .secondorder import PRICE, Geometry, Settings, assign, geometry, grid
+from .secondorder import PRICE, Geometry, Settings, assign, geometry, grid, pruned
 from .sparsify import Sparsify
 
 Array = npt.NDArray[Any]
@@ -127,12 +127,12 @@ class Reconstruct(Pass):
         known = moments if moments.known and moments.rows >= _FEW else Moments.white(matrix.shape[2])
         factors = geometry(known, centred=centred, damp=self.damp, ordered=True)
         wanted = aimed(matrix, factors)
-        mask = self._mask(wanted, factors, form)
+        mask, kept = self._mask(wanted, factors, form)
         deviation = float(matrix.std(dtype=np.float64))
-        levels = grid(wanted, self.step * deviation) if self.step else self._fitted(wanted, mask, factors)
+        levels = grid(kept, self.step * deviation) if self.step else self._fitted(kept)
         chosen = self._assigned(wanted, factors, levels, mask)
         for _ in range(_ROUNDS - 1 if not self.step else 0):
-            levels = self._refitted(wanted, chosen, levels, factors)
+            levels = self._refitted(kept, chosen, levels, factors)
             chosen = self._assigned(wanted, factors, levels, mask)
         codes, values = relabelled(chosen, levels)
         return codes, values, _note(moments, factors)
@@ -142,23 +142,27 @@ class Reconstruct(Pass):
         price = self.price if self.step else 0.0
         return assign(wanted, factors, Settings(levels, price, mask, exact and self.pattern != "block"))
 
-    def _mask(self, wanted: Array, factors: list[Geometry], form: Form) -> Mask | None:
-        """Which weights may stay: those of most w^2 / [H^-1]_jj (Optimal Brain Surgeon), in the pattern."""
-        prune = self.prune
-        if prune.density >= 1 and ":" not in self.pattern:
-            return None
-        saliency = np.empty(wanted.shape, np.float32)
+    def _mask(self, wanted: Array, factors: list[Geometry], form: Form) -> tuple[Mask | None, Array]:
+        """Which weights may stay: those of most w^2 / [H^-1]_jj (Optimal Brain Surgeon), in the pattern; and what they become when
+        the others go. Half the way first, so that what weights have to make up for counts."""
+        last = self.prune
+        if last.density >= 1 and ":" not in self.pattern:
+            return None, wanted
+        inverse = np.empty((factors[0].upper.shape[0], wanted.shape[2]), np.float32)
         for f in factors:
-            inverse = np.empty((f.upper.shape[0], f.end - f.begin), np.float32)
-            inverse[:, f.order] = np.sqrt(np.einsum("gij,gij->gj", f.upper, f.upper))  # of H^-1's diagonal
-            saliency[:, :, f.begin : f.end] = np.abs(wanted[:, :, f.begin : f.end]) / inverse[:, None]
-        return np.asarray(form.matrix(prune.mask(form.array(saliency), form.op)))
+            inverse[:, f.begin + f.order] = np.sqrt(np.einsum("gij,gij->gj", f.upper, f.upper))  # of H^-1's diagonal
+        ways = [last] if ":" in self.pattern else [replace(last, density=float(np.sqrt(last.density))), last]
+        kept, mask = wanted, np.ones(wanted.shape, np.bool_)
+        for prune in ways:
+            saliency = np.abs(kept) / inverse[:, None]
+            mask = np.asarray(form.matrix(prune.mask(form.array(saliency), form.op)))
+            kept = pruned(wanted, factors, mask)
+        return mask, kept
 
-    def _fitted(self, wanted: Array, mask: Mask | None, factors: list[Geometry]) -> Array:
-        kept = wanted[mask] if mask is not None else wanted.reshape(-1)
-        kept = kept[kept != 0]
-        values = fit_codebook(kept, self.bits, bins=4096) if kept.size else np.zeros(0, np.float32)
-        return np.sort(np.append(values, 0.0)).astype(np.float64)
+    def _fitted(self, kept: Array) -> Array:
+        values = kept[kept != 0]
+        centroids = fit_codebook(values, self.bits, bins=4096) if values.size else np.zeros(0, np.float32)
+        return np.sort(np.append(centroids, 0.0)).astype(np.float64)
 
     def _refitted(self, wanted: Array, codes: Array, levels: Array, factors: list[Geometry]) -> Array:
         """Each value moved to the mean of the weights that took it, weighted by what their columns matter."""

@@ -127,10 +127,39 @@ class Settings:
 
 
 def grid(weights: Array, step: float) -> Array64:
-    """Multiples of ``step`` from the least to the largest weight, at most 255 beside zero: the step grows where they are more."""
+    """Multiples of ``step`` from the least to the largest weight, at most 255 beside zero: the step grows where they are more.
+    There are more of them than the weights need, as far as that allows: weights that make up for others grow."""
     low, high = float(weights.min(initial=0)), float(weights.max(initial=0))
     step = max(step, (high - low) / 253, 1e-30)
-    return step * np.arange(np.floor(low / step), np.ceil(high / step) + 1)
+    room = min(1.0, max(0.0, 253 * step / max(high - low, 1e-30) - 1))
+    low, high = low * (1 + room), high * (1 + room)
+    return step * np.arange(np.floor(low / step), np.ceil(high / step) + 1)[:256]
+
+
+def pruned(weights: Array, factors: list[Geometry], mask: npt.NDArray[np.bool_]) -> Array:
+    """What the weights in ``mask`` become when the others go: as ``assign``, but that any value will do."""
+    found = np.array(weights, np.float32)
+    for factor in factors:
+        part = slice(factor.begin, factor.end)
+        order, upper = factor.order, factor.upper
+        rest = np.ascontiguousarray(found[:, :, part][:, :, order].transpose(0, 2, 1))  # [groups, n, out]
+        gone = ~mask[:, :, part][:, :, order].transpose(0, 2, 1)
+        n = len(order)
+        for begin in range(0, n, COLUMNS):
+            end = min(n, begin + COLUMNS)
+            errors = np.zeros((rest.shape[0], end - begin, rest.shape[2]), np.float32)
+            for j in range(begin, end):
+                error = np.where(gone[:, j], rest[:, j], 0) / upper[:, j, j, None]
+                errors[:, j - begin] = error
+                rest[:, j] = np.where(gone[:, j], 0, rest[:, j])
+                if j + 1 < end:
+                    rest[:, j + 1 : end] -= upper[:, j, j + 1 : end, None] * error[:, None]
+            if end < n:
+                rest[:, end:] -= np.matmul(upper[:, begin:end, end:].transpose(0, 2, 1), errors)
+        block = np.empty_like(found[:, :, part])
+        block[:, :, order] = rest.transpose(0, 2, 1)
+        found[:, :, part] = block
+    return np.where(mask, found, 0)
 
 
 def assign(weights: Array, factors: list[Geometry], settings: Settings, bits: Array64 | None = None) -> Codes:

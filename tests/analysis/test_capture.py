@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from artifacts import f32, model
 from onnx import helper
 
+from artifacts import f32, model
 from eie.compiler.analysis import moments as moments_module
 from eie.compiler.analysis.calibration import Calibration, together
 from eie.compiler.analysis.capture import capture, unseen
@@ -25,7 +25,10 @@ Array = np.ndarray[Any, Any]
 
 def samples(shape: tuple[int, ...], count: int = 6, name: str = "x") -> list[dict[str, Array]]:
     rng = np.random.default_rng(1)
-    return [{name: (rng.normal(0.5, 1, shape) + rng.normal(0, 1, (1,) * len(shape))).astype(np.float32)} for _ in range(count)]
+    return [
+        {name: (rng.normal(0.5, 1, shape) + rng.normal(0, 1, (1,) * len(shape))).astype(np.float32)}
+        for _ in range(count)
+    ]
 
 
 def test_sums_are_those_of_all_rows_at_once() -> None:
@@ -71,7 +74,8 @@ MODELS = {
         "g (float[N,4,9,8] x) => (float[N,6,a,b] y) { y = Conv <group=2,pads=[1,0,1,2],strides=[2,1],dilations=[1,2]> (x, w) }",
         (6, 2, 3, 3), (1, 4, 9, 8),
     ),
-    "depthwise": ("g (float[N,16,6] x) => (float[N,16,a] y) { y = Conv <group=16,auto_pad=\"SAME_UPPER\"> (x, w) }", (16, 1, 5), (1, 16, 6)),
+    "depthwise": ("g (float[N,16,6] x) => (float[N,16,a] y) { y = Conv <group=16,auto_pad=\"SAME_UPPER\"> (x, w) }",
+                  (16, 1, 5), (1, 16, 6)),
 }  # fmt: skip
 
 
@@ -98,10 +102,17 @@ def body_model(kind: str) -> Model:
     product = helper.make_node("Gemm", ["h", "w"], ["p"], transB=1, name="inside")
     if kind == "If":
         then = helper.make_graph(
-            [helper.make_node("Relu", ["x"], ["h"]), product], "then", [], [helper.make_tensor_value_info("p", 1, None)], [w]
+            [helper.make_node("Relu", ["x"], ["h"]), product],
+            "then",
+            [],
+            [helper.make_tensor_value_info("p", 1, None)],
+            [w],
         )
         other = helper.make_graph(
-            [helper.make_node("ReduceMean", ["x"], ["q"], axes=[1])], "else", [], [helper.make_tensor_value_info("q", 1, None)]
+            [helper.make_node("ReduceMean", ["x"], ["q"], axes=[1])],
+            "else",
+            [],
+            [helper.make_tensor_value_info("q", 1, None)],
         )
         nodes = [helper.make_node("If", ["c"], ["y"], then_branch=then, else_branch=other)]
         inputs = [helper.make_tensor_value_info("x", 1, [2, 12]), helper.make_tensor_value_info("c", 9, [])]
@@ -161,11 +172,17 @@ def test_bodies_are_seen_and_left_as_they_were(kind: str) -> None:
 @pytest.mark.parametrize("op", ["LSTM", "GRU"])
 def test_recurrent_layers_see_the_sequence_and_the_states(op: str) -> None:
     gates = {"LSTM": 4, "GRU": 3}[op]
-    text = f'g (float[5,2,8] x, float[2,2,8] h) => (float[5,2,2,8] y) {{ y, last = {op} <hidden_size=8, direction="bidirectional"> (x, w, r, , , h) }}'
+    attributes = 'hidden_size=8, direction="bidirectional"'
+    text = (
+        f"g (float[5,2,8] x, float[2,2,8] h) => (float[5,2,2,8] y) {{ y, last = {op} <{attributes}> (x, w, r, , , h) }}"
+    )
     graph = read(model(text, w=f32(2, gates * 8, 8), r=f32(2, gates * 8, 8, seed=1)))
     layers, _ = find_layers(graph)
     rng = np.random.default_rng(0)
-    feeds = [{"x": rng.normal(0, 1, (5, 2, 8)).astype(np.float32), "h": rng.normal(0, 1, (2, 2, 8)).astype(np.float32)} for _ in range(3)]
+    feeds = [
+        {"x": rng.normal(0, 1, (5, 2, 8)).astype(np.float32), "h": rng.normal(0, 1, (2, 2, 8)).astype(np.float32)}
+        for _ in range(3)
+    ]
     found = capture(graph, layers, feeds)
     x = np.concatenate([f["x"].reshape(-1, 8) for f in feeds]).astype(np.float64)
     states = [np.concatenate([f["h"][:, None].transpose(1, 0, 2, 3), Runner(graph).run(f)[0]]) for f in feeds]
@@ -211,7 +228,9 @@ def test_pairs_relate_the_model_to_its_original() -> None:
             cross = found[layer.name].blocks[0].cross
             assert cross is not None
             np.testing.assert_allclose(cross[0], z.T @ z / len(z) / 2, rtol=1e-3, atol=1e-3)
-            np.testing.assert_allclose(found[layer.name].blocks[0].covariance[0], z.T @ z / len(z) / 4, rtol=1e-3, atol=1e-3)
+            np.testing.assert_allclose(
+                found[layer.name].blocks[0].covariance[0], z.T @ z / len(z) / 4, rtol=1e-3, atol=1e-3
+            )
 
 
 def test_samples_go_together_where_the_batch_is_open() -> None:
