@@ -92,7 +92,7 @@ def _ttq(found: dict[str, Any]) -> list[str]:
         "## TTQ: trained ternary weights (ICLR 2017)",
         "Published (error, full precision and ternary): ResNet-20 on CIFAR-10 8.23 and 8.87 %, ResNet-32 7.67 and 7.63, ResNet-44 7.18",
         "and 7.02, ResNet-56 6.80 and 6.44; AlexNet on ImageNet 42.8 and 42.5. Reproduced: `ttq` from the trained network, first and last",
-        "layer at 8 bits; full precision was trained on for as many epochs.",
+        "layer at 8 bits; full precision was trained on for as many epochs. (ResNet-20 on CIFAR-10 has not been run: it takes a GPU.)",
         "",
     ]
     rows = []
