@@ -99,11 +99,25 @@ def together(model: Model, layers: Sequence[Layer], feeds: Sequence[Feeds]) -> S
     open_batch = all((d := inputs.get(n)) and d[0] is None and a.ndim and a.shape[0] == 1 for n, a in first.items())
     if batch < 2 or not alike or not open_batch:
         return feeds
-    merged = [
-        {n: np.concatenate([np.asarray(feed[n]) for feed in feeds[i : i + batch]]) for n in first} for i in range(0, len(feeds), batch)
-    ]
+    merged = _Merged(feeds, batch)
     try:
-        capture(model, layers[:1], merged[:1])
+        capture(model, layers[:1], [merged[0]])
     except UserError:  # a batch the model says it takes, and does not
         return feeds
     return merged
+
+
+class _Merged(Sequence[Feeds]):
+    """Samples several at a time, put together when they are asked for: all of them at once would be a copy of the data."""
+
+    def __init__(self, feeds: Sequence[Feeds], batch: int) -> None:
+        self._feeds, self._batch = feeds, batch
+
+    def __len__(self) -> int:
+        return -(-len(self._feeds) // self._batch)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = self._feeds[index * self._batch : (index + 1) * self._batch]
+        return {name: np.concatenate([np.asarray(feed[name]) for feed in part]) for name in part[0]}

@@ -16,7 +16,7 @@ import onnx
 from eie.runtime.errors import InputError
 from eie.runtime.segments import has_recurrent, refuse_empty
 
-from ..data import Feeds
+from ..data import Feeds, let_go
 from ..errors import ModelError
 from ..ir.graph import Model
 from ..ir.writer import save, to_proto
@@ -69,7 +69,9 @@ class Runner:
         try:
             if self._recurrent:
                 refuse_empty(feeds)
-            return list(self.session.run(self.names, feeds))
+            found = list(self.session.run(self.names, feeds))
+            let_go(feeds)
+            return found
         except _refusals() as error:
             raise ModelError(f"the model does not run on this input: {_first_line(error)}") from error
 
