@@ -312,9 +312,10 @@ class Segment:
             return inference_session(model.SerializeToString(), options)
 
     def direct(self) -> Callable[[list[str], dict[str, Any], None], list[Any]] | None:
-        """ONNX Runtime's function for the whole segment, where values pass as they are under their own names."""
+        """ONNX Runtime's function for the whole segment, where values pass as they are under their own names; not for
+        empty ones, which ``run`` refuses where they would end the program."""
         renamed = any(fed != name for name, fed in self._feed.items()) or tuple(self._fetch) != self.writes
-        return None if renamed or self._recurrent else direct_run(self._session)
+        return None if renamed else direct_run(self._session)
 
     def run(self, values: Mapping[str, Any]) -> list[Any]:
         """The outputs, in the order of ``writes``: arrays, and lists for sequences."""

@@ -111,7 +111,7 @@ class Session:
         if not all(a.type.startswith("tensor") and a.shape for a in self._args_out):
             return None
         if self._executor is None:
-            return None if self._recurrent else direct_run(self._session)
+            return direct_run(self._session)
         program = self._executor.program
         steps = program.steps
         if len(steps) != 1 or not isinstance(steps[0], Segment) or program.defaults or program.captures:
@@ -182,7 +182,7 @@ class Session:
             and len(feeds) == len(self._args_in)
         ):
             for value in feeds.values():
-                if type(value) is not np.ndarray:
+                if type(value) is not np.ndarray or not value.size:  # empty ones are looked at below
                     break
             else:
                 try:

@@ -22,7 +22,7 @@ _FORMATS: dict[str, int] = {"f32": lib.EIE_F32, "i16": lib.EIE_I16, "u8": lib.EI
 _AUTO_PAD = {"NOTSET": lib.EIE_PAD_EXPLICIT, "SAME_UPPER": lib.EIE_PAD_SAME_UPPER, "SAME_LOWER": lib.EIE_PAD_SAME_LOWER,
              "VALID": lib.EIE_PAD_VALID}  # fmt: skip
 _STEP_NS = 25_000  # what it costs to leave ONNX Runtime for one layer and come back: Python, two cffi calls, views
-_CONV_GAIN = 2.0  # the same for a convolution, whose size is not known at load: the least speed-up worth it
+_CONV_GAIN = 2.5  # the same for a convolution, whose size is not known at load: the least speed-up worth it
 _FOLLOW = {"Add": lib.EIE_FOLLOW_ADD, "Add channel": lib.EIE_FOLLOW_ADD_CHANNEL, "Relu": lib.EIE_FOLLOW_RELU,
            "Clip": lib.EIE_FOLLOW_CLIP, "LeakyRelu": lib.EIE_FOLLOW_LEAKY}  # fmt: skip
 _DIRECTIONS = {"forward": lib.EIE_FORWARD, "reverse": lib.EIE_REVERSE, "bidirectional": lib.EIE_BIDIRECTIONAL}
