@@ -138,7 +138,6 @@ def optimize(
             if step.reshapes and errors is None:  # probes know the shapes that the model came with
                 errors = _errors(layers, probes)
             run.transform(step, working, layers, judge)
-    trained = to_proto(working) if run.training is not None else None
     errors = _errors(layers, probes) if errors is None else errors
     in_floats = judge.measure(working) if run.recipe.activations != "f32" else None
     lowered = run.lower(working, layers, encoding)
@@ -163,7 +162,7 @@ def optimize(
         accuracy=judge.accuracy(original, working) if judge.labels is not None else None,
         learnt=run.learnt(),
         untrained=[] if train is not None else plan.learns,
-        trained=trained,
+        trained=run.trained,
     )
     unkept = [f"{item.name} was left alone: {item.why}" for item in result.left_alone if item.wanted]
     if strict and (missed or unkept):
@@ -204,6 +203,7 @@ class _Run:
         self._refused: dict[str, str] = {}  # layer -> why a pass left it alone
         self._given_back_layers: set[str] = set()
         self.training: Training | None = None
+        self.trained: onnx.ModelProto | None = None  # the model after the last pass that trained
         self._before: tuple[float, float | None] = (float("nan"), None)
 
     def read(self, source: Source) -> Model:
@@ -249,7 +249,9 @@ class _Run:
         if self.training is None:
             return None
         data = self.training.data
-        return Learnt(len(data.train), len(data.validation), *self._before, tuple(self.training.history))
+        return Learnt(
+            len(data.train), len(data.validation), *self._before, tuple(self.training.history), self.training.frozen
+        )
 
     def transform(self, step: Pass, model: Model, layers: Sequence[Layer], judge: Judge) -> None:
         """Run one pass: once for each set of options the recipe gives it, on the layers that set is for."""
@@ -264,6 +266,7 @@ class _Run:
             outcome = step.train(model, chosen, self.training)
             self._note(outcome.ledger)
             self._finish(step.name, began, model, judge if outcome.changed else None)
+            self.trained = to_proto(model)
             return
         self.progress.stage(step.name, sum(map(len, groups.values())))
         for own, names in groups.items():

@@ -49,7 +49,7 @@ def command(
     ] = None,
     save_trained: Annotated[
         Path | None,
-        typer.Option(help="Write the trained model as plain ONNX too, nothing in it compressed.", show_default=False),
+        typer.Option(help="Write the model as the last training pass left it, too, as plain ONNX.", show_default=False),
     ] = None,
     recipe: Annotated[str, typer.Option(help=f"A TOML file or a preset: {', '.join(presets())}.")] = DEFAULT,
     passes: Annotated[

@@ -104,6 +104,7 @@ class Learnt:
         samples, held: how many samples trained, and how many were held back for validation.
         loss_before, right_before: of the model as it came, on the validation data; NaN and None where there is none.
         epochs: every epoch of every training pass, in order.
+        frozen: constants that no gradient reaches, and why: they stayed as they were.
     """
 
     samples: int
@@ -111,6 +112,7 @@ class Learnt:
     loss_before: float
     right_before: float | None
     epochs: tuple[Epoch, ...]
+    frozen: Mapping[str, str] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
         return {
@@ -119,6 +121,7 @@ class Learnt:
             "loss_before": self.loss_before,
             "right_before": self.right_before,
             "epochs": [asdict(e) for e in self.epochs],
+            "not_trained": dict(self.frozen),
         }
 
 
@@ -141,7 +144,7 @@ class Result:
         accuracy: top-1 before and after, where the data has labels.
         learnt: what training came to, where there was data for it.
         untrained: passes that learn from data and had none.
-        trained: the model after all passes as plain ONNX, where something was trained.
+        trained: the model after the last pass that trained, as plain ONNX.
         output_bytes: size of the artifact; 0 until saved.
     """
 

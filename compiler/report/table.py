@@ -141,7 +141,10 @@ def _learnt(learnt: Learnt) -> Iterable[RenderableType]:
     for name, epochs in groupby(learnt.epochs, key=lambda e: e.phase):
         all_of = list(epochs)
         kept = next((e for e in all_of if e.kept), all_of[-1])
-        yield f"           {name}: {len(all_of)} epochs, {sum(e.seconds for e in all_of):.0f} s, kept {kept}"
+        yield f"           {printable(name)}: {len(all_of)} epochs, {sum(e.seconds for e in all_of):.0f} s, kept {kept}"
+
+    for name, why in list(learnt.frozen.items())[:3]:
+        yield Text(f"           {elided(name)} was not trained: {why}", style="yellow")
 
 
 def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[RenderableType]:

@@ -108,6 +108,7 @@ class Training:
         self.original, self.data, self.settings = original, data, settings
         self.checkpoints, self.progress = checkpoints, progress
         self.history: list[Epoch] = []
+        self.frozen: dict[str, str] = {}  # constants that no gradient reaches, and why
         label = data.train.take(np.arange(1)).get("label")
         self.objective = Objective.of(original, settings, None if label is None else torch.as_tensor(np.asarray(label)))
         self._teacher: Network | None = None
@@ -202,6 +203,7 @@ class Training:
             raise UserError(
                 f"nothing can be trained: {why}", where=name, hint="Train the model before it is quantized."
             )
+        self.frozen |= lost
 
     def answers(self, rows: np.ndarray[Any, Any], given: Mapping[str, Tensor]) -> list[Tensor] | None:
         """What the teacher says to training samples; computed once where that fits in memory."""
@@ -307,7 +309,8 @@ class _Phase:
         for epoch in epochs[1:]:
             right, loss = epoch.judged
             top = max(top, right)
-            least = top - math.sqrt(max(top * (1 - top), 0.0) / samples)
+            likely = (top * samples + 1) / (samples + 2)  # Laplace's rule: all right does not mean certainly right
+            least = top - math.sqrt(likely * (1 - likely) / samples)
             if right >= least and (best.judged[0] < least or loss < best.judged[1]):
                 best = epoch
         return best
