@@ -37,7 +37,19 @@ _NAMES = {
 def page(folder: Path) -> str:
     """The whole page."""
     found = {p.stem: json.loads(p.read_text())["runs"] for p in sorted(folder.glob("*.json"))}
-    return "\n".join([_HEAD, *section(folder.parent / "deep-compression.json"), "", *_ese(found), "", *_ttq(found), "", *_dsd(found), ""])
+    return "\n".join(
+        [
+            _HEAD,
+            *section(folder.parent / "deep-compression.json"),
+            "",
+            *_ese(found),
+            "",
+            *_ttq(found),
+            "",
+            *_dsd(found),
+            "",
+        ]
+    )
 
 
 def _percent(values: Sequence[float]) -> str:

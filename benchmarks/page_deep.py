@@ -9,9 +9,10 @@ from typing import Any
 
 _HEAD = """## Deep Compression (ICLR 2016)
 Published: LeNet-300-100 1.64 -> 1.58 % error at 40x, LeNet-5 0.80 -> 0.74 % at 39x (all 10,000 test digits; about 2.1 and 1.1 % on
-`test5k`). Reproduced: the preset `deep-compression` with a `--ratio`, on the networks that Caffe trained and on our own, trained from nothing.
-*Weights* compares payloads with the float32 weights; *all constants* adds the biases to both; *file* is the whole ONNX file. *CPU time* is of one
-thread, from reading the model to writing the artifact, training from nothing not counted. Made by `python benchmarks/deep_compression.py`."""
+`test5k`). Reproduced: the preset `deep-compression` with a `--ratio`, on the networks that Caffe trained and on our own, trained from
+nothing. *Weights* compares payloads with the float32 weights; *all constants* adds the biases to both; *file* is the whole ONNX file.
+*CPU time* is of one thread, from reading the model to writing the artifact, training from nothing not counted. Made by
+`python benchmarks/deep_compression.py`."""
 
 
 def section(path: Path) -> list[str]:
