@@ -14,14 +14,16 @@ typedef struct {
     double dense_gemm;  /* weights a nanosecond */
     double packed_conv; /* products a nanosecond */
     double dense_conv;
+    double packed_batch; /* products with weights that are not zero a nanosecond, in batches of 16 and 64 */
+    double dense_batch;  /* products, likewise */
     double visits;      /* vectors of activations a row passes a nanosecond: its sums go from and to memory for each chunk of them */
 } eie_rates;
 
 static const eie_rates RATES[] = {
-    {"avx512", 13.0, 6.5, 68.0, 95.0, 10700.0},
-    {"avx2", 5.5, 5.0, 33.0, 43.0, 3000.0},
-    {"neon", 2.0, 4.0, 10.0, 16.0, 4000.0},
-    {"scalar", 4.0, 5.0, 8.0, 45.0, 4000.0},
+    {"avx512", 13.0, 6.5, 68.0, 95.0, 35.0, 100.0, 10700.0},
+    {"avx2", 5.5, 5.0, 33.0, 43.0, 15.0, 33.0, 3000.0},
+    {"neon", 2.0, 4.0, 10.0, 16.0, 5.0, 16.0, 4000.0},
+    {"scalar", 4.0, 5.0, 8.0, 45.0, 3.0, 33.0, 4000.0},
 };
 
 /* How much faster a dense matrix that stays in the second-level cache is: its time is that of reading it. */
@@ -30,9 +32,9 @@ static const double IN_CACHE = 3;
 /* Bytes a nanosecond that packed entries are read at from behind the second-level cache. */
 static const double FAR_BYTES = 28;
 
-/* Dense is preferred to a packed matrix that would win by less at batch 1: in batches the dense one uses each weight many times,
- * and how large batches are is not known when a layer is loaded. */
-static const double WORTH = 2;
+/* How much faster a packed matrix must be expected to be, at batch 1 and in batches: how large they are is not known when a layer is
+ * loaded, and estimates miss by as much. */
+static const double WORTH = 1.2;
 
 /* Reading an input and writing an output of a convolution, nanoseconds. */
 static const double PACKED_TOUCH = 0.3, DENSE_TOUCH = 0.3;
@@ -49,9 +51,9 @@ static double padding(double density, const eie_kernel *k) {
     return within > 0 ? 1 + 0.55 * (double)k->per / within : 1;
 }
 
-static void decide(double kept, double sparse, double dense, double worth, const eie_kernel *kernel, eie_format format, eie_verdict *v) {
+static void decide(double kept, double sparse, double dense, bool packed, const eie_kernel *kernel, eie_format format, eie_verdict *v) {
     static const char *names[] = {"f32", "i16", "u8"};
-    v->dense = format == EIE_F32 && dense < sparse * worth;
+    v->dense = format == EIE_F32 && !packed;
     v->packed_ns = sparse;
     v->dense_ns = dense;
     v->speedup = format != EIE_F32 || sparse <= 0 ? 0 : (float)(v->dense ? sparse / dense : dense / sparse);
@@ -59,7 +61,7 @@ static void decide(double kept, double sparse, double dense, double worth, const
     if (format != EIE_F32) {
         snprintf(v->why, sizeof v->why, "%s is computed from the packed form", names[format]);
     } else if (v->dense && sparse < dense) {
-        snprintf(v->why, sizeof v->why, "%.0f %% kept: packed would be only %.1f times faster, and slower in batches", 100 * kept, dense / sparse);
+        snprintf(v->why, sizeof v->why, "%.0f %% kept: packed would be only %.1f times faster, and not in batches", 100 * kept, dense / sparse);
     } else if (v->dense) {
         snprintf(v->why, sizeof v->why, "%.0f %% kept: dense is expected to be %.1f times faster", 100 * kept, sparse / dense);
     } else {
@@ -76,7 +78,9 @@ void eie_gemm_choose(uint64_t out, uint64_t in, uint64_t nonzeros, uint32_t code
     const double entries = (double)nonzeros * padding(kept, k), bytes = entries * (k->form == EIE_VALUE || k->form == EIE_PLANE ? 5.1 : 1.4);
     double packed = entries / r->packed_gemm;
     if (bytes > 1.7e6 && packed < bytes / FAR_BYTES) packed = bytes / FAR_BYTES;
-    decide(kept, packed, all / (r->dense_gemm * in_cache), WORTH, k, format, verdict);
+    const double dense = all / (r->dense_gemm * in_cache);
+    const bool batches = (double)nonzeros / r->packed_batch * WORTH <= all / r->dense_batch;
+    decide(kept, packed, dense, batches && packed * WORTH <= dense, k, format, verdict);
 }
 
 void eie_conv_choose(const eie_weight *weight, const eie_conv_params *params, uint64_t nonzeros, eie_format format, eie_verdict *verdict) {
@@ -99,6 +103,6 @@ void eie_conv_choose(const eie_weight *weight, const eie_conv_params *params, ui
         else vectors *= (double)weight->dims[i];
     }
     const double passed = (double)weight->dims[0] * (double)weight->dims[1] * vectors / r->visits;
-    decide(all > 0 ? (double)nonzeros / all : 0, (double)nonzeros / r->packed_conv + passed + touched * PACKED_TOUCH,
-           all / r->dense_conv + touched * DENSE_TOUCH, 1, k, format, verdict);
+    const double packed = (double)nonzeros / r->packed_conv + passed + touched * PACKED_TOUCH, dense = all / r->dense_conv + touched * DENSE_TOUCH;
+    decide(all > 0 ? (double)nonzeros / all : 0, packed, dense, packed <= dense, k, format, verdict);
 }

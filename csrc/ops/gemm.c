@@ -67,17 +67,18 @@ static void multiply(void *context, size_t i) {
     eie_matrix_rows(c->matrix, c->vectors, c->count, begin, end, c->bias, c->y);
 }
 
-/* Batches that are multiplied row by row, and what is left by steps. */
+/* Multiplies what is faster row by row; returns how many vectors that were. */
 static uint64_t run_lists(const eie_matrix *m, const float *x, uint64_t batch, const float *bias, float *y, const eie_parallel *parallel) {
+    const size_t first = eie_lists_share(m, batch < EIE_MATRIX_VECTORS ? (size_t)batch : EIE_MATRIX_VECTORS);
+    const eie_lists *lists = first > 0 ? eie_matrix_lists(m) : NULL;
+    void *memory = lists != NULL ? malloc(eie_lists_scratch(m, first) + 64) : NULL; /* the first share is the largest */
+    if (memory == NULL) return 0;
+    void *scratch = (void *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
     uint64_t done = 0;
-    void *memory = NULL;
-    while (done < batch) {
-        const size_t count = batch - done < EIE_MATRIX_VECTORS ? (size_t)(batch - done) : EIE_MATRIX_VECTORS;
-        const eie_lists *lists = eie_matrix_lists(m, count);
-        if (lists != NULL && memory == NULL) memory = malloc(eie_lists_scratch(m, count) + 64); /* the first is the largest */
-        if (lists == NULL || memory == NULL) break;
-        eie_lists_multiply(m, lists, x + done * m->in, count, bias, y + done * m->out, (void *)(((uintptr_t)memory + 63) & ~(uintptr_t)63), parallel);
+    for (size_t count = first; count > 0;) {
+        eie_lists_multiply(m, lists, x + done * m->in, count, bias, y + done * m->out, scratch, parallel);
         done += count;
+        count = eie_lists_share(m, batch - done < EIE_MATRIX_VECTORS ? (size_t)(batch - done) : EIE_MATRIX_VECTORS);
     }
     free(memory);
     return done;

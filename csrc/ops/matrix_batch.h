@@ -5,9 +5,10 @@
 
 typedef struct eie_lists eie_lists;
 
-/* The lists a batch of `count` should be multiplied by; NULL: eie_matrix_rows is faster, or memory is short. The first call that is
- * given some makes them, which takes about as long as packing; any number of threads may call. */
-const eie_lists *eie_matrix_lists(const eie_matrix *matrix, size_t count);
+/* How many of `count` vectors are multiplied faster by lists than by eie_matrix_rows: all, all but a few after the last sixteen, or none. */
+size_t eie_lists_share(const eie_matrix *matrix, size_t count);
+/* The lists, NULL: memory is short. The first call makes them, which takes about as long as packing; any number of threads may call. */
+const eie_lists *eie_matrix_lists(const eie_matrix *matrix);
 uint64_t eie_matrix_lists_bytes(const eie_matrix *matrix); /* held by now */
 
 /* y[v][row] = the product of x[v] [in] with a row, plus bias unless NULL; count: up to EIE_MATRIX_VECTORS. In u8 and i16 the same bits as

@@ -162,7 +162,7 @@ static size_t output_at(const eie_recurrent *l, const eie_recurrent_io *io, size
 static void multiply_inputs(const eie_recurrent *l, const eie_recurrent_io *io, size_t b, const eie_direction_weights *w, const eie_sequence *s,
                             size_t step, size_t steps, bool backwards) {
     const size_t count = steps - step < AHEAD ? steps - step : AHEAD, bytes = eie_matrix_vector_bytes(&w->w);
-    const eie_lists *lists = eie_matrix_lists(&w->w, count);
+    const eie_lists *lists = eie_lists_share(&w->w, count) == count ? eie_matrix_lists(&w->w) : NULL;
     eie_vector vectors[AHEAD];
     for (size_t k = 0; k < count; k++) {
         const size_t t = backwards ? steps - 1 - step - k : step + k;

@@ -191,7 +191,11 @@ class _Layer(ABC):
             raise FormatError(message(status), where=self.where, hint="The artifact is damaged, or needs a newer eie")
         self._layer = ffi.gc(made[0], lib.eie_layer_free)
         self.kernel = str(ffi.string(lib.eie_layer_kernel(self._layer)).decode())
-        self.bytes = int(lib.eie_layer_bytes(self._layer))
+
+    @property
+    def bytes(self) -> int:
+        """What the layer holds by now: the first batch that it is given adds to it."""
+        return int(lib.eie_layer_bytes(self._layer))
 
     @abstractmethod
     def _create(self, spec: LayerSpec, weights: Sequence[tuple[Any, ...]], made: Any) -> int: ...

@@ -91,11 +91,38 @@ def test_a_vector_that_is_not_finite_spoils_itself_alone(activations: Any, odd: 
         assert np.isnan(y[1]).all()
 
 
+@pytest.mark.parametrize("activations", ["f32", "i16", "u8"])
+@pytest.mark.parametrize("signs", ["both", "one"])
+@pytest.mark.parametrize("batch", [2, 17, 31, 65, 130])
+def test_a_batch_is_its_vectors(activations: Any, signs: str, batch: int) -> None:
+    """In i16 and u8 bit for bit, on one thread and on three; with weights of one sign too, which are paired otherwise."""
+    rng = np.random.default_rng(batch)
+    (weight,), _ = make(gemm(150, 2300, density=0.2), batch)
+    weight = Weight(weight.codes, np.abs(weight.codebook) if signs == "one" else weight.codebook)
+    spec = LayerSpec("Gemm", "batch", {}, (weight,), activations)
+    x = rng.standard_normal((batch, 2300)).astype(np.float32)
+    bias = rng.standard_normal(150).astype(np.float32)
+    for name in isas():
+        select(name)
+        outputs = []
+        for threads in (1, 3):
+            run = CpuBackend(threads).compile(spec)
+            outputs.append(run([x, bias])[0])
+        one = CpuBackend(1).compile(spec)
+        alone = np.stack([one([row, bias])[0] for row in x])  # type: ignore[arg-type]
+        assert outputs[0] is not None and outputs[1] is not None
+        np.testing.assert_array_equal(outputs[0], outputs[1])
+        if activations == "f32":
+            np.testing.assert_allclose(outputs[0], alone, rtol=1e-4, atol=1e-3)
+        else:
+            np.testing.assert_array_equal(outputs[0], alone)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_matrix(data: st.DataObject) -> None:
     out, inner = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 300))
-    case = gemm(out, inner, (data.draw(st.integers(0, 3)),), bias=data.draw(st.booleans()),
+    case = gemm(out, inner, (data.draw(st.integers(0, 3) | st.integers(4, 70)),), bias=data.draw(st.booleans()),
                 density=data.draw(st.floats(0, 1)), values=data.draw(st.integers(2, 256)),
                 scale=10.0 ** data.draw(st.integers(-30, 30)))  # fmt: skip
     weights, inputs = make(case, data.draw(st.integers(0, 1000)))
