@@ -153,12 +153,7 @@ def optimize(
     lowered = run.lower(working, layers, encoding, judge.tensors)
     compressed = {s.layer for s in lowered.stored}
     reached = run.verify(working, judge)
-    missed = promised.missed if promised is not None else None
-    asked = spent.model_sqnr_db if plan.budget is None or (not spent.max_drop and not spent.size and not spent.latency_us) else 0.0
-    if (missed or plan.budget or strict) and reached.sqnr_db < asked - _SLACK_DB:
-        missed = missed or f"the artifact keeps {reached.sqnr_db:.1f} of {asked:g} dB"
-        if in_floats is not None:
-            missed += f"; with f32 activations it would be {in_floats.sqnr_db:.1f} dB"
+    missed = _missed(plan, promised, reached, in_floats, strict)
     result = Result(
         model=working,
         recipe=run.recipe,
@@ -205,6 +200,20 @@ def _learning(plan: Recipe, train: Any, loss: str | None, checkpoint: str | Path
     require_torch("--train")
     settings = plan.train or Settings()
     return replace(plan, train=settings if loss is None else replace(settings, loss=loss))
+
+
+def _missed(
+    plan: Recipe, promised: Promised | None, reached: Fidelity, in_floats: Fidelity | None, strict: bool
+) -> str | None:
+    """What of the budget the artifact does not keep."""
+    spent, missed = plan.budget or Budget(), promised.missed if promised is not None else None
+    other = bool(spent.max_drop or spent.size or spent.latency_us)
+    asked = 0.0 if plan.budget is not None and other else spent.model_sqnr_db
+    if (missed or plan.budget or strict) and reached.sqnr_db < asked - _SLACK_DB:
+        missed = missed or f"the artifact keeps {reached.sqnr_db:.1f} of {asked:g} dB"
+        if in_floats is not None:
+            missed += f"; with f32 activations it would be {in_floats.sqnr_db:.1f} dB"
+    return missed
 
 
 def planned(

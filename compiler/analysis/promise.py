@@ -62,7 +62,7 @@ def wilson(right: int, samples: int) -> tuple[float, float]:
     p, z = right / samples, _Z
     middle = (p + z * z / (2 * samples)) / (1 + z * z / samples)
     half = z / (1 + z * z / samples) * math.sqrt(p * (1 - p) / samples + z * z / (4 * samples * samples))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))  # rounding must not leave p out
 
 
 def paired_interval(before: Array, after: Array) -> tuple[float, float]:
