@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +27,7 @@ from .passes.canonicalize import Canonicalize
 from .passes.encode import Encode
 from .recipe import Budget, Recipe, Rule
 
+_TOLERATED_DB = 5.0  # what made-up samples may miss at the finest codebooks, and it is reported; for more, layers are given back
 _WATCHED = 24  # samples on which it is measured how far a layer's error reaches
 
 
@@ -85,7 +86,8 @@ def curves_of(
     jobs: int = 1, dask: str | None = None, grid: Sequence[tuple[float, int]] = (),
     progress: Callable[[str], None] = lambda name: None,
 ) -> list[Curve]:  # fmt: skip
-    """Curves of the layers, with how far each one's error reaches."""
+    """Curves of the layers, with how far each one's error reaches: as far as any other's where samples are made up, for what such
+    inputs make of one layer's error they do not make of another's."""
     part = judge.choose[:: max(1, len(judge.choose) // _WATCHED)][:_WATCHED]
 
     def arrives() -> float:
@@ -99,7 +101,7 @@ def curves_of(
     budget = recipe.budget or Budget()
     return measure(
         model, layers, recipe, calibration, timed=budget.objective == "latency" or budget.latency_us > 0,
-        trusted=not judge.made_up, grid=grid, jobs=jobs, dask=dask, cache=cache, arrives=arrives, salt=f"{part} {len(judge.samples)}",
+        trusted=not judge.made_up, grid=grid, jobs=jobs, dask=dask, cache=cache, arrives=None if judge.made_up else arrives, salt=f"{part} {len(judge.samples)}",
         progress=progress,
     )  # fmt: skip
 
@@ -122,7 +124,6 @@ def search(
     curves = curves_of(model, layers, judge, recipe, watched, cache=cache, jobs=jobs, dask=dask, progress=progress.step)
     latency = budget.objective == "latency" or (budget.latency_us > 0 and not budget.size)
     most = 10 ** (-budget.layer_sqnr_db / 10) if budget.layer_sqnr_db > 0 else math.inf
-    planner = Planner(curves, latency=latency, layer_noise=most)
     task = _task(model, judge, budget, latency, most)
 
     def apply(rules: Sequence[Rule], seen: Calibration = calibration) -> None:
@@ -131,16 +132,24 @@ def search(
             if not isinstance(step, Canonicalize | Encode):
                 transform(step, model, layers, chosen, seen)
 
+    def look(among: Sequence[Curve]) -> Found:
+        return Search(
+            model,
+            Planner(among, latency=latency, layer_noise=most),
+            task,
+            apply,
+            lambda rules: apply(rules, Calibration.none()),
+            lambda: weigh(model, layers, encoding, recipe.activations),
+            progress.step,
+        ).run()
+
     progress.stage("search", 0)
-    found = Search(
-        model,
-        planner,
-        task,
-        apply,
-        lambda rules: apply(rules, Calibration.none()),
-        lambda: weigh(model, layers, encoding, recipe.activations),
-        progress.step,
-    ).run()
+    if judge.made_up:
+        found = look([_compressed_only(c) for c in curves])
+        if not found.kept and (found.chosen is None or found.chosen.ratio > 10 ** (_TOLERATED_DB / 10)):
+            found = look(curves)
+    else:
+        found = look(curves)
     points = found.points
     return Promised(
         [rule_of(name, point) for name, point in points.items()],
@@ -154,6 +163,11 @@ def search(
     )
 
 
+def _compressed_only(curve: Curve) -> Curve:
+    """Without the point that leaves the layer as it is, where there are others: made-up samples are no reason for that."""
+    return replace(curve, points=tuple(p for p in curve.points if not p.plain) or curve.points)
+
+
 def _task(model: Model, judge: Judge, budget: Budget, latency: bool, most: float) -> Task:
     parts = {"choose": judge.choose, "check": judge.check}
     score = load_score(budget.metric) if budget.metric else None
@@ -165,10 +179,13 @@ def _task(model: Model, judge: Judge, budget: Budget, latency: bool, most: float
         if part not in parts:
             return None
         if score is not None and budget.max_drop:
-            return judge.score(model, parts[part], budget.max_drop, score)
-        if budget.max_drop:
-            return judge.drop(model, parts[part], budget.max_drop)
-        return judge.error(model, parts[part], allowed) if budget.model_sqnr_db > 0 else None
+            reading = judge.score(model, parts[part], budget.max_drop, score)
+        elif budget.max_drop:
+            reading = judge.drop(model, parts[part], budget.max_drop)
+        else:
+            reading = judge.error(model, parts[part], allowed) if budget.model_sqnr_db > 0 else None
+        # made-up samples stand for no others, and there is nothing to be sure of
+        return replace(reading, sure=reading.ratio) if reading is not None and judge.made_up else reading
 
     return Task(
         read,

@@ -301,7 +301,7 @@ def open_options(recipe: Recipe, layer: Layer, timed: bool) -> list[Options]:
             found = [
                 {"reconstruct": {"step": s, **({"density": d} if d < 1 else {})}} for d in densities for s in STEPS
             ]
-        if fitted_codebook(layer.array()) and not fixed:
+        if np.unique(layer.array()).size <= 256 and not fixed:  # shared already, by whoever made the model: exact, and often small
             found.append({"reconstruct": {"step": 0.0, "bits": 8}})
         return found
     shares: Sequence[float | None] = (None,)

@@ -96,6 +96,7 @@ class Planner:
         self.points: list[list[Point]] = []
         for curve in curves:
             points = [p for p in dense(curve.points) if p.noise <= layer_noise or p.plain]
+            points = points or [min(curve.points, key=lambda p: p.noise)]
             self.points.append(_worthwhile(points, latency))
         self.noise = [np.array([p.noise for p in points]) for points in self.points]
         self.cost = [np.array([_cost(p, latency) for p in points]) for points in self.points]
