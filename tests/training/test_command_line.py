@@ -21,7 +21,7 @@ def test_train_from_the_command_line(mlp: onnx.ModelProto, blobs: Arrays, tmp_pa
     np.savez(data, **blobs)
     own = tmp_path / "own.toml"
     own.write_text('passes = ["prune{density=0.4}", "cluster{bits=4}", "retrain{epochs=2,rate=0.2}", "encode"]\n'
-                   '[train]\nepochs = 6\nlr = 0.01\noptimizer = "adam"\nbatch = 50\n')  # fmt: skip
+                   '[train]\nepochs = 6\nlr = 0.01\noptimizer = "adam"\nbatch = 50\nthreads = 1\n')  # fmt: skip
     done = call(
         "optimize", model, "--train", data, "--data", data, "--recipe", own, "--checkpoint", tmp_path / "c",
         "--save-recipe", recipe, "--save-trained", trained, "--json",
