@@ -29,7 +29,7 @@ BINDING = "build/eie_binding.c"
 
 X86 = platform.machine().lower() in {"x86_64", "amd64", "i686", "x86"}
 ARM64 = platform.machine().lower() in {"aarch64", "arm64"}
-GNU = ["-std=c11", "-O3", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"]
+GNU = ["-std=c11", "-O3", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"]
 # msvc compiles the scalar kernels only: the others are written for gcc and clang
 BASE = ["/O2", "/std:c11", "/fp:precise"] if sys.platform == "win32" else GNU
 FLAGS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import tokenize
 import zipfile
 import zlib
@@ -72,10 +73,46 @@ def load_npz(path: str | Path) -> dict[str, Array]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise UserError("one bare array, but arrays are found by name", where=str(path), hint=hint)
             with archive:
-                return {name: archive[name] for name in archive.files}
+                return {name: _mapped(Path(path), archive, name) for name in archive.files}
     except _UNREADABLE as error:
         what = "they hold Python objects" if "pickle" in str(error) else error
         raise UserError(f"can't read the arrays: {what}", where=str(path), hint=hint) from error
+
+
+_MAPPED = 1 << 20  # bytes from which an array that is stored as it is stays in the file until it is read
+
+
+def _mapped(path: Path, archive: Any, name: str) -> Array:
+    """An array of an archive; a large one that is not compressed as a map of the file: memory does not grow with the samples."""
+    info = next((i for i in archive.zip.infolist() if i.filename == f"{name}.npy"), None)
+    if info is None or info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size < _MAPPED:
+        return np.asarray(archive[name])
+    with path.open("rb") as stream:
+        stream.seek(info.header_offset)
+        local = stream.read(30)
+        if len(local) < 30 or local[:4] != b"PK\x03\x04":
+            return np.asarray(archive[name])  # says what is wrong
+        begin = info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+        stream.seek(begin)
+        version = np.lib.format.read_magic(stream)
+        if version not in ((1, 0), (2, 0)):
+            return np.asarray(archive[name])
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(stream)
+        offset = stream.tell()
+    if dtype.hasobject or offset - begin + int(np.prod(shape, dtype=np.float64)) * dtype.itemsize != info.file_size:
+        return np.asarray(archive[name])
+    return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
+
+
+def let_go(feeds: Feeds) -> None:
+    """Tell the system that what was read of mapped arrays is not needed now."""
+    for array in feeds.values():
+        base: Any = array
+        while isinstance(base, np.ndarray) and base.base is not None:
+            base = base.base
+        if isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
+            base.madvise(mmap.MADV_DONTNEED)
 
 
 # what numpy and zipfile raise for headers they can't read, sizes that can't be, encryption, and unknown compression

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,32 +15,41 @@ from onnx.inliner import inline_local_functions
 
 from eie.runtime.backends.base import Activations
 from eie.runtime.operators import DOMAIN
+from eie.runtime.weight import Weight
 
-from .analysis.budget import Choice, Planner
-from .analysis.capture import capture
+from .analysis.calibration import Calibration
+from .analysis.capture import restored
+from .analysis.curves import Cache
 from .analysis.fidelity import INLINE_LIMIT, Fidelity
+from .analysis.form import Form
 from .analysis.judge import Judge
 from .analysis.layers import Layer, LeftAlone, find_layers
-from .analysis.probe import Probe
+from .analysis.moments import Moments
+from .choose import Promised, search
+from .data import Feeds
 from .errors import ModelError, PromiseError, UserError
-from .ir.graph import Model
+from .ir.graph import Constant, Model
 from .ir.reader import read
 from .ir.verifier import verify
 from .ir.writer import to_proto
 from .lowering.artifact import Lowered, lower
-from .passes.base import LedgerEntry, Pass, check_order
+from .lowering.names import shorten
+from .passes.base import NO_DATA, LedgerEntry, Pass, PassResult, TrainingPass, check_order
 from .passes.canonicalize import Canonicalize
 from .passes.encode import Encode
-from .recipe import DEFAULT, Budget, Recipe, Rule
-from .report.result import LayerRow, Result, Step
+from .passes.reconstruct import Reconstruct, output_error, reconstruct
+from .recipe import DEFAULT, WITH_DATA, Budget, Recipe
+from .report.result import LayerRow, Learnt, Result, Step
+from .training import require_torch
+from .training.settings import Settings
+
+if TYPE_CHECKING:
+    from .training.trainer import Training
 
 Array = npt.NDArray[Any]
 Source = str | Path | onnx.ModelProto
 
-_ATTEMPTS = 6  # searches under an ever tighter layer budget before layers are given back
-_TOLERATED_DB = 5.0  # a smaller miss, at the finest codebooks, is reported; for a larger one layers are given back
 _SLACK_DB = 0.5  # what float sums in another order may take from what the search measured
-_MOST_DB = 60.0  # a layer's SQNR beyond which 8-bit codebooks do not reach anyway
 
 
 class Progress(Protocol):
@@ -52,12 +61,16 @@ class Progress(Protocol):
     def step(self, what: str) -> None:
         """Work on ``what`` begins."""
 
+    def note(self, text: str) -> None:
+        """Something worth a line of its own, such as what an epoch of training came to."""
+
 
 class Silent:
     """The progress nobody looks at."""
 
     def stage(self, name: str, steps: int) -> None: ...
     def step(self, what: str) -> None: ...
+    def note(self, text: str) -> None: ...
 
 
 def optimize(
@@ -65,9 +78,17 @@ def optimize(
     data: str | Path | Mapping[str, Array] | None = None,
     recipe: Recipe | str | Path | None = None,
     *,
+    train: Any = None,
+    loss: str | None = None,
+    checkpoint: str | Path | None = None,
+    budget: Mapping[str, Any] | None = None,
     activations: Activations | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     strict: bool = False,
+    refuse: bool = False,
+    cache: bool = True,
+    jobs: int = 1,
+    dask: str | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Compress a model.
@@ -76,11 +97,20 @@ def optimize(
         model: an ONNX file, or a model in memory.
         data: samples (an ``.npz`` or a dictionary): arrays named after the inputs, and ``label`` where there is one.
             Without it, input is made up (compiler/analysis/samples.py).
-        recipe: a Recipe, a preset's name, or a TOML file; the preset ``post-training`` when left out.
+        recipe: a Recipe, a preset's name, or a TOML file; when left out, the preset ``calibrated`` with data, ``post-training`` without.
+        budget: fields of the recipe's budget (``compiler.recipe.Budget``) that are to be different.
+        train: samples to learn from, for passes that train: an ``.npz`` or a dictionary as ``data``, ``module:function``, or what
+            such a function returns (compiler/training/data.py). Without it those passes do what can be done without.
+        loss: ``module:function`` of a loss of one's own, in the place of the recipe's.
+        checkpoint: a folder: training that was interrupted goes on from there.
         activations: what compressed layers compute in; the recipe's choice when left out.
         shapes: input name -> shape of made-up input, where the model leaves dimensions open.
         strict: raise PromiseError when a weight that should be compressed can't be, or the model's budget (the default one
             where the recipe has none) is missed.
+        refuse: raise PromiseError when the budget is missed.
+        cache: keep what was measured of layers, and use what was kept (compiler/analysis/curves.py says where).
+        jobs: processes that measure layers; -1 for one a core.
+        dask: a scheduler's address, to measure them there.
         progress: hears of each pass and layer.
 
     Returns:
@@ -88,11 +118,9 @@ def optimize(
 
     Raises:
         UserError: the model, the data or the recipe is wrong; says where and what to do.
-        PromiseError: see ``strict``.
+        PromiseError: see ``strict`` and ``refuse``.
     """
-    plan = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe if recipe is not None else DEFAULT)
-    if activations is not None:
-        plan = replace(plan, activations=activations)
+    plan = planned(recipe, data is not None, budget, activations)
     encoding = next((p for p in plan.passes if isinstance(p, Encode)), None)
     if encoding is None:
         raise UserError(
@@ -101,30 +129,31 @@ def optimize(
             hint='Add "encode" as the last pass.',
         )
     check_order(plan.passes, where=plan.name)
+    plan = _learning(plan, train, loss, checkpoint)
     run = _Run(plan, progress or Silent())
     original, working = run.read(model), run.read(model)
     run.progress.stage("samples", 0)
-    budget = plan.budget or Budget()
-    judge = Judge(original, data, shapes, budget.samples, budget.seed)
+    spent = plan.budget or Budget()
+    judge = Judge(original, data, shapes, spent.samples, spent.seed)
     closed = run.canonicalize(working, judge)
-    layers, left_alone = find_layers(working)
+    layers, left_alone = find_layers(working, designed_too(plan, judge))
     plan.check(layers)
-    run.progress.stage("activations", 0)
-    rows = capture(working, layers, judge.feeds, budget.seed)
-    probes = {layer.name: Probe(layer, rows.get(layer.name)) for layer in layers}
-    missed = run.search(working, layers, judge, probes)
+    promised = run.search(working, layers, judge, encoding, Cache() if cache else None, jobs, dask, _size_of(model, original))
+    contents = {layer.constant: (layer.constant.content, layer.constant.transposed) for layer in layers}
+    if train is not None:
+        run.prepare(working, train, checkpoint)
+    errors: dict[str, float] | None = None
     for step in run.recipe.passes:
         if not isinstance(step, Canonicalize):
+            if step.reshapes and errors is None:  # inputs fit the shapes that the model came with
+                errors = run.errors(working, layers, contents)
             run.transform(step, working, layers, judge)
-    errors = {layer.name: probes[layer.name].error(layer) for layer in layers if layer.constant.weight is not None}
+    errors = run.errors(working, layers, contents) if errors is None else errors
     in_floats = judge.measure(working) if run.recipe.activations != "f32" else None
-    lowered = run.lower(working, layers, encoding)
+    lowered = run.lower(working, layers, encoding, judge.tensors)
     compressed = {s.layer for s in lowered.stored}
     reached = run.verify(working, judge)
-    if (missed or plan.budget or strict) and reached.sqnr_db < budget.model_sqnr_db - _SLACK_DB:
-        missed = f"the artifact keeps {reached.sqnr_db:.1f} of {budget.model_sqnr_db:g} dB"
-        if in_floats is not None:
-            missed += f"; with f32 activations it would be {in_floats.sqnr_db:.1f} dB"
+    missed = _missed(plan, promised, reached, in_floats, strict)
     result = Result(
         model=working,
         recipe=run.recipe,
@@ -138,11 +167,108 @@ def optimize(
         missed=missed,
         verify=reached,
         accuracy=judge.accuracy(original, working) if judge.labels is not None else None,
+        learnt=run.learnt(),
+        untrained=[] if train is not None else plan.learns,
+        trained=run.trained,
+        promised=promised,
+        notes=run.notes,
     )
+    if spent.size and plan.budget:
+        result.measure()
+        if result.output_bytes > spent.size:
+            result.missed = missed = missed or f"the artifact takes {result.output_bytes:,} of {spent.size:,} bytes"
     unkept = [f"{item.name} was left alone: {item.why}" for item in result.left_alone if item.wanted]
-    if strict and (missed or unkept):
-        raise PromiseError(missed or "; ".join(unkept[:3]), where="--strict")
+    if (strict and (missed or unkept)) or (refuse and missed):
+        raise PromiseError(missed or "; ".join(unkept[:3]), where="--strict" if strict else "budget")
     return result
+
+
+def _learning(plan: Recipe, train: Any, loss: str | None, checkpoint: str | Path | None) -> Recipe:
+    """The recipe with what was said of training beside it.
+
+    Raises:
+        UserError: there is data and nothing that learns from it, or the other way round; or torch is not installed.
+    """
+    if train is None:
+        for what, given in (("loss", loss), ("checkpoint", checkpoint)):
+            if given is not None:
+                raise UserError("there is no training data", where=what, hint="Give it with --train.")
+        return plan
+    if not plan.learns:
+        raise UserError("no pass of the recipe learns from data", where=plan.name,
+                        hint="Take the recipe deep-compression, or add retrain before encode.")  # fmt: skip
+    require_torch("--train")
+    settings = plan.train or Settings()
+    return replace(plan, train=settings if loss is None else replace(settings, loss=loss))
+
+
+def _missed(
+    plan: Recipe, promised: Promised | None, reached: Fidelity, in_floats: Fidelity | None, strict: bool
+) -> str | None:
+    """What of the budget the artifact does not keep."""
+    spent, missed = plan.budget or Budget(), promised.missed if promised is not None else None
+    other = bool(spent.max_drop or spent.size or spent.latency_us)
+    asked = 0.0 if plan.budget is not None and other else spent.model_sqnr_db
+    if (missed or plan.budget or strict) and reached.sqnr_db < asked - _SLACK_DB:
+        missed = missed or f"the artifact keeps {reached.sqnr_db:.1f} of {asked:g} dB"
+        if in_floats is not None:
+            missed += f"; with f32 activations it would be {in_floats.sqnr_db:.1f} dB"
+    return missed
+
+
+def planned(
+    recipe: Recipe | str | Path | None,
+    data: bool,
+    budget: Mapping[str, Any] | None = None,
+    activations: Activations | None = None,
+) -> Recipe:
+    """The recipe to follow, with what was asked for on top of it."""
+    default = WITH_DATA if data else DEFAULT
+    plan = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe if recipe is not None else default)
+    if activations is not None:
+        plan = replace(plan, activations=activations)
+    if budget:
+        base = plan.budget or Recipe.load(default).budget or Budget()
+        plan = replace(plan, budget=replace(base, **budget))
+    return plan
+
+
+def designed_too(recipe: Recipe, judge: Judge) -> Callable[[str], bool]:
+    """Filter banks and tables are taken for weights where real samples show what that does, or where a rule names them."""
+    named = {rule.match for rule in recipe.rules}
+    real = not judge.made_up and any(isinstance(p, Reconstruct) for p in recipe.passes)
+    return lambda name: real or name in named
+
+
+def transform(
+    step: Pass,
+    model: Model,
+    layers: Sequence[Layer],
+    recipe: Recipe,
+    calibration: Calibration,
+    progress: Callable[[str], None] = lambda name: None,
+) -> PassResult:
+    """Run one pass, each layer with the options the recipe gives it there."""
+    own = {layer.name: options for layer in layers if (options := recipe.options(layer, step)) is not None}
+    if isinstance(step, Reconstruct):
+        chosen = {name: options for name, options in own.items() if isinstance(options, Reconstruct)}
+        return reconstruct(model, [la for la in layers if la.name in chosen], chosen, calibration, progress)
+    groups: dict[Pass, set[str]] = {}
+    for name, options in own.items():
+        groups.setdefault(options, set()).add(name)
+    changed = False
+    entries: list[LedgerEntry] = []
+    for options, names in groups.items():
+
+        def select(layer: Layer, names: set[str] = names) -> bool:
+            if layer.name in names:
+                progress(layer.name)
+            return layer.name in names
+
+        outcome = options.run(model, select)
+        changed = changed or outcome.changed
+        entries += outcome.ledger
+    return PassResult(changed, tuple(entries))
 
 
 class _Run:
@@ -151,8 +277,15 @@ class _Run:
     def __init__(self, recipe: Recipe, progress: Progress) -> None:
         self.recipe, self.progress = recipe, progress
         self.steps: list[Step] = []
+        self.calibration = Calibration.none()
+        self.notes: dict[str, str] = {}  # layer -> what the reconstruction said of it
+        self._errors: dict[str, float] = {}
+        self._shown: Sequence[Feeds] = ()
         self._refused: dict[str, str] = {}  # layer -> why a pass left it alone
         self._given_back_layers: set[str] = set()
+        self.training: Training | None = None
+        self.trained: onnx.ModelProto | None = None  # the model after the last pass that trained
+        self._before: tuple[float, float | None] = (float("nan"), None)
 
     def read(self, source: Source) -> Model:
         self.progress.stage("read", 0)
@@ -178,32 +311,47 @@ class _Run:
         self._finish(step.name, began, model, judge if outcome.changed else None)
         return closed
 
+    def prepare(self, model: Model, data: Any, checkpoint: str | Path | None) -> None:
+        """Load training data; from here on passes that learn do so."""
+        from .training.checkpoint import Checkpoints
+        from .training.data import load
+        from .training.trainer import Training
+
+        settings = self.recipe.train or Settings()
+        self.progress.stage("training data", 0)
+        samples = load(data, model, validation=settings.validation, seed=settings.seed, extra=":" in settings.loss)
+        teacher = read(to_proto(model))
+        folder = Checkpoints(checkpoint) if checkpoint is not None else None
+        self.training = Training(teacher, samples, settings, checkpoints=folder, progress=self.progress)
+        self._before = self.training.evaluate(self.training.teacher)
+
+    def learnt(self) -> Learnt | None:
+        """What training came to."""
+        if self.training is None:
+            return None
+        data = self.training.data
+        return Learnt(len(data.train), len(data.validation), *self._before, tuple(self.training.history), self.training.frozen)
+
     def transform(self, step: Pass, model: Model, layers: Sequence[Layer], judge: Judge) -> None:
         """Run one pass: once for each set of options the recipe gives it, on the layers that set is for."""
-        groups: dict[Pass, set[str]] = {}
-        for layer in layers:
-            own = self.recipe.options(layer, step)
-            if own is not None:
-                groups.setdefault(own, set()).add(layer.name)
-        self.progress.stage(step.name, sum(map(len, groups.values())))
-        began, changed = time.perf_counter(), False
-        for own, names in groups.items():
-            outcome = own.run(model, self._select(names))
-            changed = changed or outcome.changed
-            self._note(outcome.ledger)
-        self._finish(step.name, began, model, judge if changed else None)
-
-    def _select(self, names: set[str]) -> Callable[[Layer], bool]:
-        def select(layer: Layer) -> bool:
-            if layer.name in names:
-                self.progress.step(layer.name)
-            return layer.name in names
-
-        return select
+        began = time.perf_counter()
+        if self.training is not None and isinstance(step, TrainingPass):
+            own = {layer.name: self.recipe.options(layer, step) for layer in layers}
+            chosen = {name: options for name, options in own.items() if isinstance(options, TrainingPass)}
+            outcome = step.train(model, chosen, self.training)
+            self.trained = to_proto(model)
+        else:
+            self.progress.stage(step.name, len(layers))
+            outcome = transform(step, model, layers, self.recipe, self.calibration, self.progress.step)
+        self._note(outcome.ledger)
+        if isinstance(step, Reconstruct):
+            self._errors.update({e.layer: e.error for e in outcome.ledger})
+            self.notes.update({e.layer: e.action for e in outcome.ledger})
+        self._finish(step.name, began, model, judge if outcome.changed else None)
 
     def _note(self, ledger: Sequence[LedgerEntry]) -> None:
         for entry in ledger:
-            if entry.reason:
+            if entry.reason and entry.reason != NO_DATA:  # that keeps no layer from being compressed
                 self._refused.setdefault(entry.layer, entry.reason)  # what the first said, not what followed from it
 
     def _finish(self, name: str, began: float, model: Model, judge: Judge | None) -> None:
@@ -211,69 +359,57 @@ class _Run:
         verify(model)
         self.steps.append(Step(name, seconds, judge.measure(model) if judge else None))
 
-    def search(self, model: Model, layers: Sequence[Layer], judge: Judge, probes: Mapping[str, Probe]) -> str | None:
-        """Add rules to the recipe for what it leaves to its budget; says what of the budget could not be kept."""
-        budget = self.recipe.budget
+    def search(
+        self,
+        model: Model,
+        layers: Sequence[Layer],
+        judge: Judge,
+        encoding: Encode,
+        cache: Cache | None,
+        jobs: int,
+        dask: str | None,
+        input_bytes: int,
+    ) -> Promised | None:
+        """Add rules to the recipe for what it leaves to its budget; says what was promised, and whether it is kept."""
+        feeds = judge.feeds(judge.calibrate)
+        trusted = not judge.made_up
+        self._shown = feeds[:16]
+        self.progress.stage("inputs of layers", 0)
+        self.calibration = Calibration.planned(model, layers, feeds if trusted else [], (self.recipe.budget or Budget()).seed)
         chosen = [la for la in layers if any(self.recipe.options(la, p) for p in self.recipe.passes)]
-        if budget is None or not chosen:
+        if self.recipe.budget is None or not chosen:
             return None
         began = time.perf_counter()
-        self.progress.stage("search", len(chosen))
-        planner = Planner(chosen, probes, self.recipe)
-        target, reached = budget.layer_sqnr_db, float("-inf")
-        best: dict[str, Choice] = {}
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                self.progress.stage(f"search again at {target:.0f} dB", len(chosen))
-            choices = planner.plan(target, self.progress.step)
-            found = judge.try_out(model, chosen, choices, self.recipe).sqnr_db
-            if not best or found > reached:
-                best, reached = choices, found
-            short = budget.model_sqnr_db - found
-            if short <= 0 or target >= _MOST_DB:
-                break
-            target = min(_MOST_DB, target + max(1.5, short if np.isfinite(short) else 6.0))
-        choices, short = best, budget.model_sqnr_db - reached
-        given_back = self._give_back(model, chosen, choices, judge) if short > _TOLERATED_DB else []
-        self.recipe = self.recipe.with_rules(
-            Rule(match=la.name, skip=True) if la.name in given_back else choices[la.name].rule(la) for la in chosen
-        )
+        watched = self.calibration if trusted else Calibration(feeds, self.recipe.budget.seed)
+        promised = search(
+            model, chosen, judge, self.recipe, self.calibration, watched, transform=transform, encoding=encoding, cache=cache,
+            jobs=jobs, dask=dask, progress=self.progress,
+        )  # fmt: skip
+        self.recipe = self.recipe.with_rules(promised.rules)
         self.steps.append(Step("search", time.perf_counter() - began, None))
-        self._given_back_layers.update(given_back)
-        for name in given_back:
-            self._refused[name] = f"with it compressed, the model would miss {budget.model_sqnr_db:g} dB"
-        if not given_back:
-            return (
-                f"the whole model keeps {reached:.1f} of {budget.model_sqnr_db:g} dB at the finest codebooks"
-                if short > 0
-                else None
-            )
-        return (
-            f"to keep {budget.model_sqnr_db:g} dB on the whole model, {len(given_back)} layers were left alone: "
-            + ", ".join(given_back[:3])
-            + ", ..." * (len(given_back) > 3)
-        )
+        for name in promised.given_back:
+            self._given_back_layers.add(name)
+            self._refused[name] = "with it compressed, the promise would not be kept or the file not be smaller"
+        return promised
 
-    def _give_back(
-        self, model: Model, layers: Sequence[Layer], choices: Mapping[str, Choice], judge: Judge
-    ) -> list[str]:
-        """The fewest layers, those whose output suffers most first, to leave alone so that the model keeps its budget."""
-        budget = self.recipe.budget or Budget()
-        order = sorted(
-            (la for la in layers if np.isfinite(choices[la.name].sqnr_db)), key=lambda la: choices[la.name].sqnr_db
-        )
-        low, high = 0, len(order)
-        while low < high:
-            middle = (low + high) // 2
-            left = {la.name for la in order[:middle]}
-            found = judge.try_out(model, [la for la in layers if la.name not in left], choices, self.recipe)
-            if found.sqnr_db >= budget.model_sqnr_db:
-                high = middle
-            else:
-                low = middle + 1
-        return [la.name for la in order[:low]]
+    def errors(
+        self, model: Model, layers: Sequence[Layer], contents: Mapping[Constant, tuple[Any, bool]]
+    ) -> dict[str, float]:
+        """Relative error (root mean square) of each layer's output, its own inputs unchanged."""
+        found = {la.name: 0.0 for la in layers} | self._errors
+        changed = [la for la in layers if la.name not in self._errors and la.constant.content is not contents[la.constant][0]]
+        now = {la.name: la.constant.weight or la.array() for la in changed}
+        with restored({la.constant: contents[la.constant] for la in changed}):
+            calibration = self.calibration if self.calibration.feeds else Calibration(self._shown)
+            for part, moments in calibration.whole(model, changed):
+                for layer in part:
+                    weight = now[layer.name]
+                    dense = weight.dense() if isinstance(weight, Weight) else weight
+                    known = moments.get(layer.name) or Moments.white(Form.of(layer).width)
+                    found[layer.name] = output_error(layer, layer.array(), dense, known)
+        return found
 
-    def lower(self, model: Model, layers: Sequence[Layer], encoding: Encode) -> Lowered:
+    def lower(self, model: Model, layers: Sequence[Layer], encoding: Encode, keep: Sequence[str]) -> Lowered:
         began = time.perf_counter()
         self.progress.stage("lower", sum(la.constant.weight is not None for la in layers))
         lowered = lower(
@@ -285,6 +421,8 @@ class _Run:
             progress=self.progress.step,
         )
         model.graph.prune()
+        if encoding.names == "short":
+            shorten(model, keep)
         verify(model)
         self.steps.append(Step("lower", time.perf_counter() - began, None))
         return lowered

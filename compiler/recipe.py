@@ -2,8 +2,9 @@
 
 A recipe names the passes, their options, and rules. A rule selects layers by name (a shell pattern) or by operator type,
 and overrides options of single passes there, or leaves the layers alone; of several rules that match, the last wins, option
-by option. With a ``[budget]`` the density and the bits that no rule gives are searched for, layer by layer
-(compiler/analysis/budget.py), and ``--save-recipe`` writes what was found as rules.
+by option. A ``[train]`` table says how passes train (compiler/training/settings.py). With a ``[budget]`` the density and the
+bits that no rule gives are searched for, layer by layer (compiler/analysis/search.py), and ``--save-recipe`` writes what was
+found as rules.
 """
 
 from __future__ import annotations
@@ -20,31 +21,50 @@ from typing import Any, Protocol
 from eie.runtime.backends.base import ACTIVATIONS, Activations
 
 from .errors import UserError, nearest
-from .passes.base import Pass, find_pass, make_pass, parse_pipeline
+from .passes.base import Pass, TrainingPass, find_pass, make_pass, parse_pipeline
+from .training.settings import Settings
 
-DEFAULT = "post-training"
+DEFAULT = "post-training"  # without samples
+WITH_DATA = "calibrated"  # with samples
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How far outputs may move, as signal-to-quantization-noise ratio 10 log10(sum y^2 / sum (y - y')^2) on sample input.
+    """What the search may spend. Errors are signal-to-quantization-noise ratios, 10 log10(sum y^2 / sum (y - y')^2), on samples.
 
     Attributes:
-        layer_sqnr_db: least SQNR of each compressed layer's output, its own input given, in dB.
-        model_sqnr_db: least SQNR of every floating-point output of the whole model that three quarters of the samples
-            reach, in dB.
-        samples: how many sample inputs to judge on.
-        seed: of the generator that makes sample input when no data is given.
+        layer_sqnr_db: least SQNR of each compressed layer's output, its own input given, in dB; 0: no bound.
+        model_sqnr_db: least SQNR of every floating-point output of the whole model, in dB: of all samples together, and that three
+            quarters of them reach; 0: no bound.
+        max_drop: instead of that: most that top-1 accuracy falls (without labels: most answers that change), as a share; or most that
+            ``metric`` falls, in its own unit; 0: no bound.
+        metric: ``module:function``, called with outputs and data by name; "": top-1.
+        size: most bytes of the artifact; latency_us: most microseconds that its compressed layers are expected to take on this
+            machine; 0: as few as the rest allows.
+        objective: size or latency: what is made small.
+        samples: how many sample inputs to use.
+        seed: of the generator that makes sample input when no data is given, and of the draw of those held back.
     """
 
     layer_sqnr_db: float = 30.0
     model_sqnr_db: float = 25.0
+    max_drop: float = 0.0
+    metric: str = ""
+    size: int = 0
+    latency_us: float = 0.0
+    objective: str = "size"
     samples: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (0 < self.layer_sqnr_db <= 100 and 0 < self.model_sqnr_db <= 100):
+        if not (0 <= self.layer_sqnr_db <= 100 and 0 <= self.model_sqnr_db <= 100):
             raise UserError("a budget's SQNR lies between 0 and 100 dB", where="budget")
+        if not 0 <= self.max_drop < float("inf") or (self.max_drop >= 1 and not self.metric):
+            raise UserError(f"max_drop = {self.max_drop:g} is no share from 0 to 1", where="budget", hint="0.005 is half a percent.")
+        if self.size < 0 or not 0 <= self.latency_us < float("inf"):
+            raise UserError("size and latency_us are 0 or more", where="budget")
+        if self.objective not in ("size", "latency"):
+            raise UserError(f"objective = {self.objective!r} is neither size nor latency", where="budget")
         if not 0 <= self.seed < 1 << 63:
             raise UserError(f"seed = {self.seed} is outside 0 to 2^63 - 1", where="budget")
         if not 1 <= self.samples <= 100_000:
@@ -98,6 +118,12 @@ class Recipe:
     activations: Activations = "f32"
     budget: Budget | None = None
     rules: tuple[Rule, ...] = ()
+    train: Settings | None = None
+
+    @property
+    def learns(self) -> list[str]:
+        """Names of the passes that learn from data."""
+        return [p.name for p in self.passes if isinstance(p, TrainingPass)]
 
     @classmethod
     def load(cls, source: str | Path) -> Recipe:
@@ -130,7 +156,7 @@ class Recipe:
             raise UserError(f"not valid TOML: {error}", where=where) from error
         except RecursionError as error:
             raise UserError("not valid TOML: it is nested too deeply", where=where) from error
-        known = ["description", "passes", "activations", "budget", "rule"]
+        known = ["description", "passes", "activations", "budget", "train", "rule"]
         names = data.get("passes", ["canonicalize", "sparsify", "cluster", "encode"])
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise UserError(
@@ -147,6 +173,7 @@ class Recipe:
             table = _table(data, "budget", where)
             _only(table, [f.name for f in fields(Budget)], f"{where}, [budget]")
             budget = Budget(**{k: _number(v, k, where) for k, v in table.items()})
+        train = Settings.parse(_table(data, "train", where), where) if "train" in data else None
         rules = data.get("rule", [])
         if not isinstance(rules, list) or not all(isinstance(r, dict) for r in rules):
             raise UserError("rules are written as [[rule]] tables", where=where)
@@ -157,6 +184,7 @@ class Recipe:
             activations,
             budget,
             tuple(_rule(r, f"{where}, rule {i}") for i, r in enumerate(rules, 1)),
+            train,
         )
 
     def options(self, layer: Named, step: Pass) -> Pass | None:
@@ -195,6 +223,18 @@ class Recipe:
         """This recipe with more rules after its own."""
         return replace(self, rules=(*self.rules, *rules))
 
+    def with_ratio(self, ratio: float) -> Recipe:
+        """This recipe with another total budget: weights take so many times fewer bytes.
+
+        Raises:
+            UserError: no pass has a ratio, or it is out of range.
+        """
+        passes = [make_pass(p.name, {**_given(p), "ratio": ratio}) if _has_ratio(p) else p for p in self.passes]
+        if self.budget is not None or not any(map(_has_ratio, passes)):
+            raise UserError("no pass of the recipe has a total budget", where=f"{self.name}, ratio",
+                            hint="The recipe deep-compression has one; so have the passes prune and cluster.")  # fmt: skip
+        return replace(self, passes=tuple(passes))
+
     def to_toml(self, *, every: bool = False) -> str:
         """The text that ``parse`` reads back to an equal recipe.
 
@@ -202,14 +242,16 @@ class Recipe:
         """
         lines = [
             f"description = {_toml(self.description)}",
-            f"passes = {_toml([p.name for p in self.passes])}",
+            f"passes = {_toml([self._spelled(p, every) for p in self.passes])}",
             f"activations = {_toml(self.activations)}",
         ]
         if self.budget is not None:
             lines += ["", "[budget]", *(f"{f.name} = {_toml(getattr(self.budget, f.name))}" for f in fields(Budget))]
+        if self.train is not None:
+            lines += ["", "[train]", *(f"{k} = {_toml(v)}" for k, v in self.train.table(every=every).items())]
         for step in self.passes:
             options = {f.name: getattr(step, f.name) for f in fields(step)} if every else _given(step)
-            if options:
+            if options and not self._twice(step):
                 lines += ["", f"[{step.name}]", *(f"{k} = {_toml(v)}" for k, v in options.items())]
         for rule in self.rules:
             lines += ["", "[[rule]]"]
@@ -223,6 +265,16 @@ class Recipe:
                 for name, options in rule.options.items()
             ]
         return "\n".join(lines) + "\n"
+
+    def _twice(self, step: Pass) -> bool:
+        """Whether its name does not say which pass is meant: its options stand with the name then."""
+        return sum(p.name == step.name for p in self.passes) > 1
+
+    def _spelled(self, step: Pass, every: bool) -> str:
+        if not self._twice(step):
+            return step.name
+        options = {f.name: getattr(step, f.name) for f in fields(step)} if every else _given(step)
+        return str(make_pass(step.name, options))
 
 
 def presets() -> list[str]:
@@ -239,6 +291,10 @@ def _given(step: Pass) -> dict[str, Any]:
         for f in fields(step)
         if f.name in step.given or getattr(step, f.name) != getattr(default, f.name)
     }
+
+
+def _has_ratio(step: Pass) -> bool:
+    return any(f.name == "ratio" for f in fields(step))
 
 
 def _rule(data: dict[str, Any], where: str) -> Rule:
@@ -280,6 +336,10 @@ def _table(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
 
 def _number(value: Any, key: str, where: str) -> Any:
     kind = Budget.__dataclass_fields__[key].type
+    if kind == "str":
+        if not isinstance(value, str):
+            raise UserError(f"{key} = {value!r} is no string", where=where)
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float) or (kind == "int" and not isinstance(value, int)):
         raise UserError(f"{key} = {value!r} is no {'whole ' if kind == 'int' else ''}number", where=where)
     return value if kind == "int" else float(value)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +22,7 @@ from eie.runtime.hardware.config import Config
 
 from .errors import UserError
 from .report.hardware import of_backend
+from .spread import on
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 ALIASES = {"pe": "processing_elements", "fifo": "fifo_slots", "clock": "clock_mhz", "line": "line_bits", "run": "run_bits",
@@ -128,7 +128,7 @@ def run_points(artifact: bytes, feeds: Feeds, machines: Sequence[tuple[dict[str,
     for key in keys:
         if key in known and progress:
             progress.step("known")
-    with _backend(dask):
+    with on(dask):
         calls = (joblib.delayed(_numbered)(i, artifact, feeds, machines[i][1]) for i in missing)
         parallel = joblib.Parallel(n_jobs=-1 if dask else jobs, return_as="generator_unordered")
         for i, found in parallel(calls):
@@ -142,28 +142,6 @@ def run_points(artifact: bytes, feeds: Feeds, machines: Sequence[tuple[dict[str,
 
 def _numbered(i: int, artifact: bytes, feeds: Feeds, config: Config) -> tuple[int, dict[str, Any]]:
     return i, simulate_once(artifact, feeds, config)
-
-
-@contextmanager
-def _backend(dask: str | None) -> Iterator[None]:
-    import joblib
-
-    if dask is None:
-        yield
-        return
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise UserError(
-            "needs the package distributed", where="--dask", hint='Install it: pip install "eie[dask]"'
-        ) from error
-    try:
-        client = Client(dask, timeout=10)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"can't reach the scheduler: {error}", where=f"--dask {dask}",
-                        hint="It is written tcp://host:8786, and `dask scheduler` starts one") from error  # fmt: skip
-    with client, joblib.parallel_config(backend="dask", wait_for_workers_timeout=30):
-        yield
 
 
 def _read(path: Path) -> dict[str, Any]:

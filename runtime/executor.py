@@ -9,8 +9,8 @@ with its weight decoded. *Compile*: what is left between the layers goes to ONNX
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -20,9 +20,11 @@ from .artifact import EieNode, PayloadReader, eie_node
 from .backends.base import Activations, Backend, InsideBackend, LayerSpec, Run
 from .dense import NO_OPERATOR, standard_attributes
 from .errors import FormatError, ModelError
+from .followers import Follower, absorb
+from .halves import stay_wide
 from .modelfile import bodies_of, has_layers, label, opset_versions
 from .operators import DOMAIN
-from .partition import schedule
+from .partition import schedule, topological
 from .program import LayerStep, Program, Step
 from .segments import Constant, Segment, Settings
 from .tensors import Tensors, constant_tensor
@@ -41,6 +43,7 @@ class LayerReport:
         kernel: what computes it; ``dense`` where it was turned back into the standard operator.
         why: one sentence.
         bytes: of the packed (or decoded) weight in memory; 0 where the backend does not say.
+        followers: operators behind the layer that it applies itself, in their order.
     """
 
     name: str
@@ -48,6 +51,7 @@ class LayerReport:
     kernel: str
     why: str
     bytes: int
+    followers: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -87,13 +91,17 @@ class Scope:
 
 @dataclass(eq=False)
 class Op:
-    """A node: plain, or a compressed layer (``layer``; ``run`` and the shapes of its ``weights`` once settled), or
-    control flow around some (``bodies``)."""
+    """A node: plain, or a compressed layer (``layer``; ``run``, ``follow``, the shapes of its ``weights`` and the place of
+    its ``report`` once settled), or control flow around some (``bodies``). ``floats``: it gives what a layer computes, which is
+    float32."""
 
     node: onnx.NodeProto
     layer: EieNode | None = None
     run: Run | None = None
+    follow: Callable[[Sequence[Follower]], Run] | None = None
     weights: tuple[tuple[int, ...], ...] = ()
+    report: int = -1
+    floats: bool = False
     bodies: dict[str, Block] = field(default_factory=dict)
 
     @property
@@ -242,7 +250,8 @@ class Executor:
         if isinstance(self._backend, InsideBackend):
             return self._stay(op, layer, spec, why)
         made = self._backend.compile(spec)
-        op.run, op.weights = made.run, tuple(w.shape for w in spec.weights)
+        op.run, op.follow, op.weights = made.run, made.follow, tuple(w.shape for w in spec.weights)
+        op.report, op.floats = len(self.layers), layer.operator.computes
         why = why or made.why or f"backend {self._backend.name} runs every layer this way"
         self.layers.append(LayerReport(spec.name, spec.op, made.kernel, why, made.bytes))
         return [op]
@@ -298,7 +307,7 @@ class Executor:
             inputs = [node.input[0], *held, *rest]
             nodes = [onnx.helper.make_node(spec.op, inputs, list(node.output), name=node.name, **attributes)]
         self.layers.append(LayerReport(spec.name, spec.op, "dense", why, sum(w.nbytes for w in weights)))
-        return [Op(n) for n in nodes]
+        return [Op(n, floats=True) for n in nodes]
 
     def _hoist(self, stem: str, content: np.ndarray[Any, Any]) -> str:
         """Make a tensor a constant of the model's own graph, which every body sees; gives its name."""
@@ -317,11 +326,12 @@ class Executor:
     # -- compile -----------------------------------------------------------------------------------------------------
 
     def _compile(self, block: Block, input_types: Sequence[onnx.TypeProto]) -> Program:
-        scope, ops = block.scope, block.ops
+        scope = block.scope
         inputs = [i.name for i in _fed_inputs(block.graph, scope)]
         self._arity(f"graph {block.graph.name!r}", len(inputs), len(input_types))
         scope.types.update(zip(inputs, input_types, strict=True))
         outputs = tuple(o.name for o in block.graph.output)
+        ops = self._absorb(block.ops, outputs, scope)
         reads = [_reads(op.node) for op in ops]
         pieces = schedule(reads, [op.node.output for op in ops], [op.barrier for op in ops])
         readers: Counter[str] = Counter(name for read in reads for name in read)
@@ -352,6 +362,26 @@ class Executor:
         kinds = [self._type(scope, o) for o in block.graph.output]
         defaults = {n: c.array() for n, c in scope.overridable.items()}
         return Program(tuple(inputs), outputs, kinds, tuple(captured), constants, steps, defaults)
+
+    def _absorb(self, ops: list[Op], outputs: Sequence[str], scope: Scope) -> list[Op]:
+        """Let layers apply the elementwise operators behind them, where their backend can (followers.py)."""
+        if any(op.floats for op in ops):
+            ops = stay_wide(_ordered(ops), _reads, outputs, self._fresh, Op)
+            scope.computed.update(name for op in ops for name in op.node.output if name)
+        found = absorb(ops, [_reads(op.node) for op in ops], outputs, scope.constant)
+        gone = {place for taken in found.values() for place in taken.nodes}
+        for place, taken in found.items():
+            op = ops[place]
+            assert op.layer is not None and op.follow is not None
+            node = type(op.node)()
+            node.CopyFrom(op.node)
+            node.input.extend([""] * (op.layer.operator.inputs[1] - len(node.input)))
+            node.input.extend(taken.operands)
+            node.output[0] = taken.output
+            op.node, op.layer, op.run = node, replace(op.layer, node=node), op.follow(taken.followers)
+            names = tuple(f.op for f in taken.followers)
+            self.layers[op.report] = replace(self.layers[op.report], followers=names)
+        return [op for place, op in enumerate(ops) if place not in gone]
 
     def _segment(self, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str], scope: Scope) -> Segment:
         own = {name for node in nodes for name in node.output}
@@ -404,6 +434,8 @@ class Executor:
                                   hint="The artifact is damaged; compress the model again")  # fmt: skip
         outputs = tuple(layer.node.output)
         shape = _layer_shape(layer.op, weights, valueinfo.shape_of(self._known(scope, layer.inputs[0], where)))
+        for name in layer.inputs[layer.operator.inputs[1] - len(layer.operator.payloads) :]:
+            shape = _sum_shape(shape, valueinfo.shape_of(self._known(scope, name, where)))
         types = {n: onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, shape) for n in outputs if n}
         return LayerStep(layer.inputs, outputs, types, run)
 
@@ -522,6 +554,18 @@ def _layer_shape(op: str, weights: Sequence[tuple[int, ...]],
     if op == "Gather":
         return [*first, *weights[0][1:]]
     return [first[0] if first else None, weights[0][0], *([None] * (len(weights[0]) - 2))]
+
+
+def _ordered(ops: list[Op]) -> list[Op]:
+    """Producers first, which files need not have."""
+    return [ops[i] for i in topological([_reads(op.node) for op in ops], [op.node.output for op in ops])]
+
+
+def _sum_shape(a: list[valueinfo.Dim] | None, b: list[valueinfo.Dim] | None) -> list[valueinfo.Dim] | None:
+    """What is known of the shape of a sum; where one has fewer dimensions, nothing is said."""
+    if a is None or b is None or len(a) != len(b):
+        return None
+    return [m if m == n else None for m, n in zip(a, b, strict=True)]
 
 
 def _overridable(graph: onnx.GraphProto, settings: Settings) -> set[str]:

@@ -35,16 +35,7 @@ def schedule(reads: Sequence[set[str]], writes: Sequence[Sequence[str]], barrier
     Raises:
         ModelError: a tensor is written twice, or nodes wait for each other.
     """
-    producer: dict[str, int] = {}
-    for node, names in enumerate(writes):
-        for name in names:
-            if name and producer.setdefault(name, node) != node:
-                raise ModelError("is written by two nodes", where=f"tensor {name!r}")
-    before = [{producer[t] for t in tensors if t in producer} for tensors in reads]
-    after: list[list[int]] = [[] for _ in reads]
-    for node, sources in enumerate(before):
-        for source in sources:
-            after[source].append(node)
+    before, after = _graph(reads, writes)
     order = _topological(before, after, writes)
     runs = [0] * len(order)
     for node in reversed(order):
@@ -61,6 +52,26 @@ def schedule(reads: Sequence[set[str]], writes: Sequence[Sequence[str]], barrier
         if plain:
             pieces.append(Piece(plain, False))
     return pieces
+
+
+def topological(reads: Sequence[set[str]], writes: Sequence[Sequence[str]]) -> list[int]:
+    """All nodes, producers first, otherwise as in the file; arguments and errors as of ``schedule``."""
+    return _topological(*_graph(reads, writes), writes)
+
+
+def _graph(reads: Sequence[set[str]], writes: Sequence[Sequence[str]]) -> tuple[list[set[int]], list[list[int]]]:
+    """For each node those it waits for, and those that wait for it."""
+    producer: dict[str, int] = {}
+    for node, names in enumerate(writes):
+        for name in names:
+            if name and producer.setdefault(name, node) != node:
+                raise ModelError("is written by two nodes", where=f"tensor {name!r}")
+    before = [{producer[t] for t in tensors if t in producer} for tensors in reads]
+    after: list[list[int]] = [[] for _ in reads]
+    for node, sources in enumerate(before):
+        for source in sources:
+            after[source].append(node)
+    return before, after
 
 
 def _topological(before: Sequence[set[int]], after: Sequence[Sequence[int]],

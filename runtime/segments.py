@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -219,6 +219,15 @@ def run_ort(session: Any, fetch: Sequence[str], feeds: Mapping[str, Any], where:
     return result
 
 
+def direct_run(session: Any) -> Callable[[list[str], dict[str, Any], None], list[Any]] | None:
+    """The compiled function behind ``InferenceSession.run``, which spends as long in Python as a small model takes; None in a
+    version that has none by this name. It checks types, shapes and names, but not that an input is missing."""
+    found: Callable[[list[str], dict[str, Any], None], list[Any]] | None = getattr(
+        getattr(session, "_sess", None), "run", None
+    )
+    return found
+
+
 def name_nodes(nodes: Sequence[onnx.NodeProto]) -> str:
     """What errors call a piece."""
     first = label(nodes[0])
@@ -301,6 +310,12 @@ class Segment:
             else translated(ModelError, self.where, "ONNX Runtime does not accept it")
         ):
             return inference_session(model.SerializeToString(), options)
+
+    def direct(self) -> Callable[[list[str], dict[str, Any], None], list[Any]] | None:
+        """ONNX Runtime's function for the whole segment, where values pass as they are under their own names; not for
+        empty ones, which ``run`` refuses where they would end the program."""
+        renamed = any(fed != name for name, fed in self._feed.items()) or tuple(self._fetch) != self.writes
+        return None if renamed else direct_run(self._session)
 
     def run(self, values: Mapping[str, Any]) -> list[Any]:
         """The outputs, in the order of ``writes``: arrays, and lists for sequences."""

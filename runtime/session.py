@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,17 @@ from .backends.base import ACTIVATIONS, Activations, Backend, InsideBackend
 from .errors import InputError, ModelError, UserError, nearest
 from .executor import Executor, LayerReport
 from .modelfile import Source, describe, load_model
-from .segments import has_recurrent, inference_session, refuse_empty, run_ort, session_options, translated
+from .segments import (
+    Segment,
+    direct_run,
+    has_recurrent,
+    inference_session,
+    ort_errors,
+    refuse_empty,
+    run_ort,
+    session_options,
+    translated,
+)
 from .tensors import Tensors
 from .valueinfo import NodeArg
 
@@ -94,6 +104,20 @@ class Session:
         self._args_in, self._args_out = self._describe(model)
         self._outputs = tuple(a.name for a in self._args_out)
         self._seen: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        self._direct, self._fetch = self._find_direct(), list(self._outputs)
+
+    def _find_direct(self) -> Callable[[list[str], dict[str, Any], None], list[Any]] | None:
+        """ONNX Runtime's own function, where all of the model is one piece that it runs; its scalars come as numpy's."""
+        if not all(a.type.startswith("tensor") and a.shape for a in self._args_out):
+            return None
+        if self._executor is None:
+            return direct_run(self._session)
+        program = self._executor.program
+        steps = program.steps
+        if len(steps) != 1 or not isinstance(steps[0], Segment) or program.defaults or program.captures:
+            return None
+        alike = set(steps[0].reads) == {a.name for a in self._args_in} and set(self._outputs) <= set(steps[0].writes)
+        return steps[0].direct() if alike else None
 
     def _open_plain(self, path: str | bytes, backend: str, threads: int, activations: Activations | None) -> None:
         if activations not in (None, "f32"):
@@ -151,6 +175,20 @@ class Session:
         Raises:
             InputError: a name, type or shape does not fit; says which, what was expected, and what came.
         """
+        if (
+            self._direct is not None
+            and output_names is None
+            and type(feeds) is dict
+            and len(feeds) == len(self._args_in)
+        ):
+            for value in feeds.values():
+                if type(value) is not np.ndarray or not value.size:  # empty ones are looked at below
+                    break
+            else:
+                try:
+                    return self._direct(self._fetch, feeds, None)
+                except ort_errors():
+                    pass  # the checks below say what does not fit, and a run that fails again says why
         wanted = self._outputs if output_names is None or not len(output_names) else tuple(output_names)
         for name in wanted if wanted is not self._outputs else ():
             if name not in self._outputs:

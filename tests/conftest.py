@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,8 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("real models and data are not at hand: EIE_SHARED names their folder")
     return SHARED / "data"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if find_spec("torch") is None:
+        terminalreporter.write_line("tests/training left out: torch is not installed (pip install 'eie[train]')")

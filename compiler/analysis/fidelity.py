@@ -16,7 +16,7 @@ import onnx
 from eie.runtime.errors import InputError
 from eie.runtime.segments import has_recurrent, refuse_empty
 
-from ..data import Feeds
+from ..data import Feeds, let_go
 from ..errors import ModelError
 from ..ir.graph import Model
 from ..ir.writer import save, to_proto
@@ -53,7 +53,7 @@ class Runner:
                         save(model, path)
                         self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
                 else:
-                    content = to_proto(model).SerializeToString()
+                    content = _needed(to_proto(model)).SerializeToString()
                     self.session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except _ort_errors() as error:
             raise ModelError(
@@ -69,9 +69,42 @@ class Runner:
         try:
             if self._recurrent:
                 refuse_empty(feeds)
-            return list(self.session.run(self.names, feeds))
+            found = list(self.session.run(self.names, feeds))
+            let_go(feeds)
+            return found
         except _refusals() as error:
             raise ModelError(f"the model does not run on this input: {_first_line(error)}") from error
+
+
+def _needed(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without operators that no output depends on: ONNX Runtime would run them."""
+    wanted = {o.name for o in proto.graph.output}
+    kept = []
+    for node in reversed(proto.graph.node):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(_read_by(node))
+    if len(kept) < len(proto.graph.node):
+        kept = [onnx.NodeProto.FromString(n.SerializeToString()) for n in reversed(kept)]
+        del proto.graph.node[:]
+        proto.graph.node.extend(kept)
+        constants = [t for t in proto.graph.initializer if t.name in wanted]
+        if len(constants) < len(proto.graph.initializer):
+            constants = [onnx.TensorProto.FromString(t.SerializeToString()) for t in constants]
+            del proto.graph.initializer[:]
+            proto.graph.initializer.extend(constants)
+    return proto
+
+
+def _read_by(node: onnx.NodeProto) -> set[str]:
+    """What an operator reads, in its bodies too (names of a body's own among them)."""
+    found = set(node.input)
+    for attribute in node.attribute:
+        for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            found.update(o.name for o in body.output)
+            for inner in body.node:
+                found |= _read_by(inner)
+    return found
 
 
 @contextmanager
@@ -179,13 +212,26 @@ def noise_ratio(original: Array, changed: Array) -> float:
     return 0.0 if noise == 0 else noise / signal if signal > 0 else 1.0
 
 
+def energies(original: Array, changed: Array) -> tuple[float, float]:
+    """|y - y'|^2 and |y|^2 in float64, as ``noise_ratio`` has them; infinite noise where values are finite in one only."""
+    ratio = noise_ratio(original, changed)
+    if original.dtype == object or original.dtype.kind in "USb" or original.shape != changed.shape:
+        return ratio, 1.0
+    y = original.astype(np.float64)
+    signal = float(np.square(y[np.isfinite(y)]).sum())
+    if not np.isfinite(ratio):
+        return ratio, signal
+    z = changed.astype(np.float64)
+    return float(np.square((y - z)[np.isfinite(y)]).sum()), signal
+
+
 def compare(names: Sequence[str], original: Iterable[Sequence[Array]], changed: Iterable[Sequence[Array]]) -> Fidelity:
     """Fidelity of ``changed`` outputs against ``original`` ones: an item a sample, each a list of arrays named ``names``."""
     ratios: list[list[float]] = []
     agree: list[bool] = []
     for ys, zs in zip(original, changed, strict=True):
         ratios.append([noise_ratio(np.asarray(y), np.asarray(z)) for y, z in zip(ys, zs, strict=True)])
-        agree += _agreement(np.asarray(ys[0]), np.asarray(zs[0])) if ys else []
+        agree += agreement(np.asarray(ys[0]), np.asarray(zs[0])) if ys else []
     if not ratios or not names:
         return Fidelity(float("inf"), "", None, len(ratios))
     by_output = [_lower_quartile(np.array(column)) for column in zip(*ratios, strict=True)]
@@ -199,7 +245,7 @@ def _lower_quartile(ratios: Array) -> float:
     return decibels(float(np.quantile(ratios, 0.75, method="higher")))
 
 
-def _agreement(y: Array, z: Array) -> list[bool]:
+def agreement(y: Array, z: Array) -> list[bool]:
     """Same place of the largest element, a truth a sample: for outputs [samples, classes] but for axes of size 1, or
     [classes]. Others hold no classes."""
     if y.shape != z.shape or y.dtype.kind not in "fiu":

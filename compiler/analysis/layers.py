@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,8 +114,12 @@ class Layer:
         self.constant.replace(weight, transposed=self.transposed)
 
 
-def find_layers(model: Model) -> tuple[list[Layer], list[LeftAlone]]:
-    """All weights in the order they are used, bodies included, and the constants left alone, with the reasons."""
+def find_layers(model: Model, designed_too: Callable[[str], bool] = lambda name: False) -> tuple[list[Layer], list[LeftAlone]]:
+    """All weights in the order they are used, bodies included, and the constants left alone, with the reasons.
+
+    Args:
+        designed_too: which constants that look designed (constants.py) are weights all the same, by the layer's name.
+    """
     layers: dict[Constant, Layer] = {}
     refused: dict[Constant, LeftAlone] = {}
     names: dict[str, int] = {}
@@ -128,7 +132,7 @@ def find_layers(model: Model) -> tuple[list[Layer], list[LeftAlone]]:
             if constant in refused:
                 continue
             name = node.label + (f".{'_WR'[slot]}" if node.op in RECURRENT else "")
-            why = _refusal(outputs, node, slot, constant)
+            why = _refusal(outputs, node, slot, constant, designed_too(name))
             if why is not None:
                 refused[constant] = LeftAlone(name, node.op, why, constant.nbytes, wanted=why.endswith(_NOT_FINITE))
                 continue
@@ -157,7 +161,7 @@ def _weights(graph: Graph, node: Node) -> Iterator[tuple[int, Constant, bool]]:
         yield slot, constant, transposed
 
 
-def _refusal(outputs: Set[str], node: Node, slot: int, constant: Constant) -> str | None:
+def _refusal(outputs: Set[str], node: Node, slot: int, constant: Constant, designed_too: bool) -> str | None:
     if constant.name in outputs:
         return "it is also an output of the graph"
     if len(constant.dims) > MAX_RANK:
@@ -171,7 +175,7 @@ def _refusal(outputs: Set[str], node: Node, slot: int, constant: Constant) -> st
         return f"it holds {bad:,} {_NOT_FINITE}"
     if node.op == "Gather" and node.get("axis", 0) != 0 and array.ndim < 2:
         return "a table of single numbers"
-    return None if node.op in RECURRENT else designed(array, node.op, slot)
+    return None if node.op in RECURRENT or designed_too else designed(array, node.op, slot)
 
 
 def _others(

@@ -21,8 +21,9 @@ class Case:
     """A layer.
 
     Attributes:
-        kind: ``gemm``, ``conv`` or ``lstm``.
-        shape: of its weight, [out, in] or [out, in/group, k...]; ``lstm``: [inputs, cells].
+        kind: ``gemm``, ``conv``, ``lstm``, or ``projected``, a step of an LSTM whose cells are projected to fewer outputs, which come
+            back as its state (Sak et al., 2014, and ESE, Han et al., FPGA 2017).
+        shape: of its weight, [out, in] or [out, in/group, k...]; ``lstm``: [inputs, cells]; ``projected``: [inputs, cells, outputs].
         density: share of weights kept.
         side: ``conv``: height and width of the input.
         attributes: of the operator.
@@ -38,6 +39,10 @@ class Case:
     def weights(self, pattern: str, density: float | None = None) -> tuple[Weight, ...]:
         """Sixteen values, always the same numbers for the same arguments."""
         kept = self.density if density is None else density
+        if self.kind == "projected":
+            inputs, cells, outputs = self.shape
+            gates = weight((4 * cells, inputs + outputs), kept, pattern, "Gemm")
+            return Weight(gates.codes[None], gates.codebook), weight((outputs, cells), kept, pattern, "Gemm")
         if self.kind != "lstm":
             return (weight(self.shape, kept, pattern, "Gemm" if self.kind == "gemm" else "Conv"),)
         inputs, cells = self.shape
@@ -45,14 +50,15 @@ class Case:
         return tuple(Weight(w.codes[None], w.codebook) for w in made)
 
     def input(self, batch: int) -> FloatArray:
-        """Normal random numbers: [batch, in], [batch, channels, side, side] or [1, batch, inputs]."""
+        """Normal random numbers: [batch, in], [batch, channels, side, side], [1, batch, inputs], or, ``projected``, [1, batch, inputs and
+        state]."""
         rng = np.random.default_rng(1)
         if self.kind == "gemm":
             shape: tuple[int, ...] = (batch, self.shape[1])
         elif self.kind == "conv":
             shape = (batch, self.shape[1] * self.attributes.get("group", 1), self.side, self.side)
         else:
-            shape = (1, batch, self.shape[0])
+            shape = (1, batch, self.shape[0] + (self.shape[2] if self.kind == "projected" else 0))
         return rng.standard_normal(shape, np.float32)
 
 
@@ -72,6 +78,7 @@ CASES |= {
         Case("alexnet-conv2", "conv", (256, 48, 5, 5), 0.10, 27, {"pads": [2] * 4, "group": 2}),
         Case("vgg-conv3_2", "conv", (256, 256, 3, 3), 0.10, 56, {"pads": [1] * 4}),
         Case("lstm-1024", "lstm", (153, 1024), 0.112),
+        Case("ese-step", "projected", (153, 1024, 512), 0.112),
     )
 }
 CONV_DENSITIES = (0.10, 0.25, 0.35)

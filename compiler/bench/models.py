@@ -55,7 +55,7 @@ def opened(system: str, path: str, threads: int) -> Any:
 
 
 def measure(artifact: Path, against: Path, *, int8: Path | None = None, input: Path | None = None, threads: int = 1,
-            runs: int = 50) -> list[dict[str, Any]]:  # fmt: skip
+            runs: int = 50, clock: str = "wall") -> list[dict[str, Any]]:  # fmt: skip
     """A row a system: the original in ONNX Runtime, an int8 form of it where given, the artifact on ``cpu``, on ``ort`` and in
     plain ONNX Runtime with the custom-op library.
 
@@ -78,8 +78,11 @@ def measure(artifact: Path, against: Path, *, int8: Path | None = None, input: P
     )
     loads = {name: _load(name, path, threads) for name, path in systems.items()}
     calls = {name: _call(opened(name, str(path), threads), feeds) for name, path in systems.items()}
-    times = interleaved(calls, runs=runs)
-    return [_row(against.stem, name, path, threads, times[name]) | loads[name] for name, path in systems.items()]
+    times = interleaved(calls, runs=runs, clock=clock)
+    return [
+        _row(against.stem, name, path, threads, times[name]) | {"clock": clock} | loads[name]
+        for name, path in systems.items()
+    ]
 
 
 def _call(session: Any, feeds: Mapping[str, Array]) -> Any:

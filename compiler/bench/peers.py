@@ -1,4 +1,4 @@
-"""ONNX Runtime's operators on the same layers: what a kernel has to beat. OpenVINO, where it is installed and asked for."""
+"""ONNX Runtime's operators on the same layers: what a kernel has to beat. OpenVINO and DeepSparse, where they are asked for."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import UserError
 from .cases import Case
+from .deepsparse import DeepSparse, fixed
 
 Array = npt.NDArray[Any]
 Call = Callable[[], object]
-SYSTEMS = ("openvino",)  # other ones that can be asked for
+SYSTEMS = ("openvino", "deepsparse")  # other ones that can be asked for
 _CONTRIB = "com.microsoft"
 BLOCK = 128  # weights that share a scale in the 4-bit and 2-bit forms
 
@@ -104,6 +105,14 @@ def _lstm(w: Array, r: Array) -> dict[str, onnx.ModelProto]:
     return made | {"ort int8": _model([node], constants, 3)}
 
 
+def _without_projection(case: Case) -> dict[str, onnx.ModelProto]:
+    """ONNX has no projection: an LSTM of as many cells, whose state is that of all of them, and the numbers random."""
+    inputs, cells, _ = case.shape
+    rng = np.random.default_rng(0)
+    w, r = (rng.standard_normal((1, 4 * cells, n), np.float32) * np.float32(0.05) for n in (inputs, cells))
+    return _lstm(w, r)
+
+
 def peers(case: Case, dense: Sequence[Array], x: Array, threads: int, others: Sequence[str] = ()) -> dict[str, Call]:
     """Calls of ONNX Runtime's forms of a layer, and of ``others``: fp32, int8 (dynamic; QDQ for convolutions), 4 and 2 bits.
 
@@ -117,24 +126,28 @@ def peers(case: Case, dense: Sequence[Array], x: Array, threads: int, others: Se
         "gemm": lambda: _gemm(dense[0]),
         "conv": lambda: _conv(dense[0], case.attributes),
         "lstm": lambda: _lstm(*dense),
+        "projected": lambda: _without_projection(case),
     }[case.kind]()
+    if case.kind == "projected":
+        x = np.ascontiguousarray(x[..., : case.shape[0]])
     calls = {name: bound(session(model, threads), {"x": x}) for name, model in models.items()}
     if "openvino" in others:
         calls["openvino fp32"] = _openvino(models["ort fp32"], x, threads)
+    if "deepsparse" in others and case.kind in ("gemm", "conv"):  # it has no LSTM
+        expected = session(models["ort fp32"], threads).run(None, {"x": x})[0]
+        calls["deepsparse fp32"] = DeepSparse(models["ort fp32"], x, expected, threads)
     return calls
 
 
 def _openvino(model: onnx.ModelProto, x: Array, threads: int) -> Call:
     try:
-        import openvino  # type: ignore[import-not-found, unused-ignore]
+        import openvino  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError as error:
         raise UserError("OpenVINO is not installed", where="--with", hint="pip install openvino") from error
     core = openvino.Core()
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
-    for dim, size in zip(fixed.graph.input[0].type.tensor_type.shape.dim, x.shape, strict=True):
-        dim.dim_value = size
-    compiled = core.compile_model(core.read_model(fixed.SerializeToString()), "CPU", {"INFERENCE_NUM_THREADS": threads})
+    content = fixed(model, x.shape).SerializeToString()
+    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    compiled = core.compile_model(core.read_model(content, b""), "CPU", options)
     request = compiled.create_infer_request()
     request.set_input_tensor(openvino.Tensor(x))
     return lambda: request.infer()

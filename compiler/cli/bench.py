@@ -18,6 +18,7 @@ from ..bench.layers import Plan, Row
 from ..bench.machine import describe
 from ..bench.models import geometric_mean, measure
 from ..bench.peers import SYSTEMS
+from ..bench.timing import CLOCKS
 from ..errors import UserError
 from ..report.table import console, size
 from .common import Bars, Json, Threads, print_json
@@ -28,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _MOST_BATCH, _MOST_THREADS = 1024, 256
+Clock = Annotated[str, typer.Option(help="wall, or cpu: time on the processor, for a machine that others use too.")]
 Runs = Annotated[int, typer.Option(min=1, help="Timed runs of each; from memory a fifth of them.")]
 
 
@@ -42,6 +44,14 @@ def _names(text: str, known: Iterable[str], where: str) -> tuple[str, ...]:
     return names
 
 
+def _clock(name: str, threads: int) -> str:
+    if name not in CLOCKS:
+        raise UserError(f"{name!r} is none of {', '.join(CLOCKS)}", where="--clock")
+    if name == "cpu" and threads > 1:
+        raise UserError("counts one thread, and there are more", where="--clock", hint="Leave out --threads")
+    return name
+
+
 @app.command("layers")
 def layers(
     layer: Annotated[str, typer.Option(help="Which, separated by commas.")] = ",".join(CASES),
@@ -54,7 +64,8 @@ def layers(
     isa: Annotated[str, typer.Option(help="Instruction sets, separated by commas; the best one when left out.")] = "",
     threads: Threads = 1,
     runs: Runs = 50,
-    other: Annotated[str, typer.Option("--with", help="Other systems to measure: openvino.")] = "",
+    clock: Clock = "wall",
+    other: Annotated[str, typer.Option("--with", help="Other systems to measure: openvino, deepsparse.")] = "",
     json: Json = False,
 ) -> None:
     """Time the kernels on the layers of the papers, beside ONNX Runtime's fp32, int8, 4-bit and 2-bit operators."""
@@ -70,6 +81,7 @@ def layers(
         _names(layer, CASES, "--layer"), batches, _names(cache, ("warm", "cold"), "--cache"),
         _names(pattern, ("unstructured", "balanced", "block"), "--pattern"), tuple(formats_),
         _names(isa, found, "--isa") if isa else (), threads, runs, others,
+        _clock(clock, threads),
     )  # fmt: skip
     bars = Bars(verbose=not json)
     machine, rows = describe(), []
@@ -98,10 +110,11 @@ def model(
     ] = None,
     threads: Threads = 1,
     runs: Runs = 50,
+    clock: Clock = "wall",
     json: Json = False,
 ) -> None:
     """Time an artifact on each backend beside the model it was made from, and how long and how much memory loading takes."""
-    rows = measure(artifact, against, int8=int8, input=input, threads=threads, runs=runs)
+    rows = measure(artifact, against, int8=int8, input=input, threads=threads, runs=runs, clock=_clock(clock, threads))
     machine = describe()
     if json:
         print_json({"machine": machine, "rows": rows})

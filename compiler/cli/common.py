@@ -92,6 +92,10 @@ class Bars:
         if self._task is not None:
             self._progress.update(self._task, advance=1, what=printable(what))
 
+    def note(self, text: str) -> None:
+        if self._verbose:
+            self._console.print(f"  {printable(text)}", highlight=False)
+
     @contextmanager
     def shown(self) -> Iterator[Bars]:
         """While it lasts, the bars are on the screen."""

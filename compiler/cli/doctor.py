@@ -13,6 +13,7 @@ from eie.runtime.backends import cpu
 
 from ..errors import EieError
 from ..report.table import console
+from ..training import EXTRA
 from .common import Json, print_json
 
 NAME = "doctor"
@@ -26,6 +27,7 @@ def command(json: Json = False) -> None:
         **{name: _version(name) for name in ("eie", "onnx", "onnxruntime", "numpy")},
         "instruction_set": cpu.isa(),
         "instruction_sets_available": cpu.isas(),
+        "training": _torch(),
     }
     problems = []
     try:
@@ -53,6 +55,16 @@ def command(json: Json = False) -> None:
     if problems:
         sys.stdout.flush()
         raise typer.Exit(1)
+
+
+def _torch() -> str:
+    """What trains, and on what."""
+    version = _version("torch")
+    if version == "not installed":
+        return f"needs torch: {EXTRA}"
+    import torch
+
+    return f"torch {version}, " + (torch.cuda.get_device_name() if torch.cuda.is_available() else "on the processor")
 
 
 def _version(package: str) -> str:

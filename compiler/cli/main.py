@@ -15,7 +15,21 @@ from rich.text import Text
 
 from ..errors import EieError, PromiseError
 from ..report.table import console
-from . import bench, compare, disasm, doctor, evaluate, inspect, layers, lower, optimize, run, simulate
+from . import (
+    bench,
+    compare,
+    disasm,
+    doctor,
+    evaluate,
+    explain,
+    inspect,
+    layers,
+    lower,
+    optimize,
+    run,
+    sensitivity,
+    simulate,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,7 +49,20 @@ def version_or_help(
         raise typer.Exit
 
 
-for command in (optimize, layers, inspect, run, evaluate, compare, lower, disasm, simulate, doctor):
+for command in (
+    optimize,
+    layers,
+    sensitivity,
+    explain,
+    inspect,
+    run,
+    evaluate,
+    compare,
+    lower,
+    disasm,
+    simulate,
+    doctor,
+):
     app.command(command.NAME)(command.command)
 
 app.add_typer(bench.app, name="bench")

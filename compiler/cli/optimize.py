@@ -12,9 +12,22 @@ from ..errors import UserError
 from ..files import check_writable, write_beside
 from ..passes.base import parse_pipeline
 from ..pipeline import optimize
-from ..recipe import DEFAULT, Recipe, presets
+from ..recipe import DEFAULT, WITH_DATA, Recipe, presets
 from ..report.table import console, report
 from .common import Bars, Format, Json, ModelPath, activations, print_json, shapes
+from .promises import (
+    Cached,
+    Dask,
+    Jobs,
+    Latency,
+    MaxDrop,
+    MaxError,
+    Metric,
+    Objective,
+    Samples,
+    Size,
+    budget,
+)
 
 NAME = "optimize"
 
@@ -33,7 +46,31 @@ def command(
             help="Samples to verify on: an .npz with arrays named after the inputs, and label.", show_default=False
         ),
     ] = None,
-    recipe: Annotated[str, typer.Option(help=f"A TOML file or a preset: {', '.join(presets())}.")] = DEFAULT,
+    train: Annotated[
+        str | None,
+        typer.Option(
+            help="Samples to train on: an .npz as for --data, or module:function (file.py:function) that gives them.",
+            show_default=False,
+        ),
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="A loss of one's own for training: module:function.", show_default=False)
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="A folder: training that was interrupted goes on from there.", show_default=False),
+    ] = None,
+    save_trained: Annotated[
+        Path | None,
+        typer.Option(help="Write the model as the last training pass left it, too, as plain ONNX.", show_default=False),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help=f"A TOML file or a preset: {', '.join(presets())}; {WITH_DATA} with --data, {DEFAULT} without, when left out.",
+            show_default=False,
+        ),
+    ] = None,
     passes: Annotated[
         str | None,
         typer.Option(
@@ -43,6 +80,19 @@ def command(
             show_default=False,
         ),
     ] = None,
+    ratio: Annotated[
+        float | None,
+        typer.Option(
+            help="How many times fewer bytes weights take, for recipes with a total budget.", show_default=False
+        ),
+    ] = None,
+    max_drop: MaxDrop = None,
+    max_error: MaxError = None,
+    size: Size = None,
+    latency: Latency = None,
+    objective: Objective = None,
+    metric: Metric = None,
+    samples: Samples = None,
     format: Format = None,
     shape: Annotated[
         list[str] | None, typer.Option(help="Shape of made-up input: name:1,3,224,224.", show_default=False)
@@ -58,31 +108,53 @@ def command(
             help="Fail (exit code 1) when a weight that should be compressed can't be, or the budget is missed.",
         ),
     ] = False,
+    cached: Cached = True,
+    jobs: Jobs = 1,
+    dask: Dask = None,
     json: Json = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Every pass, every reason.")] = False,
 ) -> None:
     """Make a model smaller: prune, share weights, entropy-code; verify; write the artifact."""
     target = output if output is not None else model.with_name(model.stem + ".eie.onnx")
-    _check_paths(model, None if dry_run else target, save_recipe)
-    if passes is not None and recipe != DEFAULT:
+    _check_paths(model, None if dry_run else target, save_recipe, save_trained)
+    if save_trained is not None and train is None:
+        raise UserError("nothing is trained without --train", where="--save-trained")
+    if passes is not None and recipe is not None:
         raise UserError("--passes and --recipe exclude each other", where="--passes")
     chosen = (
-        Recipe(name="--passes", passes=tuple(parse_pipeline(passes))) if passes is not None else Recipe.load(recipe)
+        Recipe(name="--passes", passes=tuple(parse_pipeline(passes)))
+        if passes is not None
+        else Recipe.load(recipe)
+        if recipe is not None
+        else None
     )
+    if ratio is not None:
+        chosen = (chosen or Recipe.load(WITH_DATA if data is not None else DEFAULT)).with_ratio(ratio)
+    asked = budget(model, max_drop, max_error, size, latency, objective, metric, samples, data is not None)
     bars = Bars(verbose)
     with bars.shown():
         result = optimize(
             model,
             data,
             chosen,
+            train=train,
+            loss=loss,
+            checkpoint=checkpoint,
+            budget=asked,
             activations=activations(format),
             shapes=shapes(shape or []),
             strict=strict,
+            refuse=any(v is not None for v in (max_drop, max_error, size, latency)),
+            cache=cached,
+            jobs=jobs,
+            dask=dask,
             progress=bars,
         )
-        with ExitStack() as both:  # the recipe and the artifact, or neither
+        with ExitStack() as both:  # all files, or none
             if save_recipe is not None:
                 both.enter_context(write_beside(save_recipe)).write(result.recipe.to_toml(every=True).encode())
+            if save_trained is not None and result.trained is not None:
+                both.enter_context(write_beside(save_trained)).write(result.trained.SerializeToString())
             if dry_run:
                 result.measure()
             else:
@@ -97,7 +169,7 @@ def command(
         screen.print(part, highlight=False)
 
 
-def _check_paths(model: Path, target: Path | None, recipe: Path | None) -> None:
+def _check_paths(model: Path, target: Path | None, recipe: Path | None, trained: Path | None) -> None:
     """Nothing is written over the model, nor twice, nor where nothing can be written."""
     if target is not None:
         check_writable(target)
@@ -110,4 +182,11 @@ def _check_paths(model: Path, target: Path | None, recipe: Path | None) -> None:
         if recipe.resolve() in (model.resolve(), target.resolve() if target else None):
             raise UserError(
                 "the recipe would overwrite the model or the artifact", where=str(recipe), hint="Give another path."
+            )
+    if trained is not None:
+        check_writable(trained)
+        others = [p.resolve() for p in (model, target, recipe) if p is not None]
+        if trained.resolve() in others:
+            raise UserError(
+                "the trained model would overwrite another file", where=str(trained), hint="Give another path."
             )

@@ -43,7 +43,7 @@ class Constant:
         self.name = name
         self._content = content
         self.transposed = transposed
-        self.folded_from: int | None = None  # bytes of the integers it was dequantized from
+        self.folded_from: int | None = None  # bytes of what it was made from: quantized integers, a larger weight
         if isinstance(content, onnx.TensorProto):
             self.dims: tuple[int, ...] = tuple(content.dims)
             self.data_type: int = content.data_type
@@ -56,7 +56,8 @@ class Constant:
 
     @property
     def stored(self) -> int:
-        """Bytes the file held this tensor in: fewer than ``nbytes`` where it was folded from quantized integers."""
+        """Bytes the file held this tensor in: other than ``nbytes`` where it was folded from quantized integers, or
+        rows and columns were taken away."""
         return self.nbytes if self.folded_from is None else self.folded_from
 
     @property
@@ -303,6 +304,23 @@ class Graph:
                 for body in bodies:
                     body._rename_captured(old, new)
             self._connect(reader)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a tensor that an operator of this graph writes, or a constant of it, another name, here and in bodies; it must be no
+        input or output of the graph."""
+        assert not self.is_output(old) and not self.is_input(old), old
+        if old in self.constants:
+            self.constants = {new if n == old else n: c for n, c in self.constants.items()}
+            self.constants[new].name = new
+        else:
+            node = self._producer.pop(old)
+            node.outputs = [new if o == old else o for o in node.outputs]
+            self._producer[new] = node
+        info = self.value_info.pop(old, None)
+        if info is not None:
+            info.name = new
+            self.value_info[new] = info
+        self.replace_uses(old, new)
 
     def bypass(self, node: Node, slot: int = 0) -> bool:
         """Remove an operator that only hands input ``slot`` on. False (and nothing done) where that can't be:

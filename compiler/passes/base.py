@@ -11,11 +11,14 @@ import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..analysis.layers import Layer
 from ..errors import UserError, nearest
 from ..ir.graph import Model
+
+if TYPE_CHECKING:
+    from ..training.trainer import Training
 
 Select = Callable[[Layer], bool]
 
@@ -24,8 +27,18 @@ REGISTRY = {  # name -> module of this package and class in it; imported when fi
     "sparsify": ("sparsify", "Sparsify"),
     "cluster": ("cluster", "Cluster"),
     "ternarize": ("ternarize", "Ternarize"),
+    "prune": ("prune", "Prune"),
+    "share": ("share", "Share"),
+    "retrain": ("retrain", "Retrain"),
+    "dsd": ("dsd", "Dsd"),
+    "ttq": ("ttq", "Ttq"),
+    "fold-units": ("fold_units", "FoldUnits"),
+    "reconstruct": ("reconstruct", "Reconstruct"),
     "encode": ("encode", "Encode"),
 }
+
+
+NO_DATA = "there is no training data"
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,7 @@ class Pass:
     Class attributes:
         name: in kebab case.
         requires, ensures: facts that must hold before, and hold after: ``canonical``, ``shared``.
+        reshapes: it may give weights other shapes.
 
     Attributes:
         given: names of the options somebody wrote down, be it with the default's value: no search may choose those.
@@ -75,6 +89,7 @@ class Pass:
     name: ClassVar[str] = ""
     requires: ClassVar[frozenset[str]] = frozenset()
     ensures: ClassVar[frozenset[str]] = frozenset()
+    reshapes: ClassVar[bool] = False
     given = frozenset[str]()
 
     def run(self, model: Model, select: Select = every) -> PassResult:
@@ -88,6 +103,21 @@ class Pass:
             if f.name in self.given or getattr(self, f.name) != f.default
         )
         return f"{self.name}{{{given}}}" if given else self.name
+
+
+@dataclass(frozen=True)
+class TrainingPass(Pass):
+    """A pass that learns from data (docs/decisions/0010). Without data, ``run`` does what can be done without."""
+
+    def train(self, model: Model, chosen: Mapping[str, Self], training: Training) -> PassResult:
+        """Change ``model`` in place, all layers together.
+
+        Args:
+            chosen: layer name -> this pass with the options that hold there; other layers' weights stay as they are. Options
+                of the training itself, such as epochs, are those of ``self``.
+            training: data and settings, and ``fit``.
+        """
+        raise TypeError(f"{type(self).__name__} has no train")
 
 
 def option(

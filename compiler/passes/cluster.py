@@ -3,6 +3,9 @@
 Deep Compression (ICLR 2016), section 3.1: minimise sum |w - c|^2 over k clusters. Section 3.2's starts (linear, density-based,
 Forgy) are refined by Lloyd's iterations, as there. The default needs no start: in one dimension the optimum is found exactly
 (csrc/cluster/kmeans1d.c).
+
+With ``ratio`` codes have a price, the bits that the entropy coder will charge for them (compiler/passes/priced.py), and the price is
+set so that all layers together take the bytes of the ratio.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy.typing as npt
 from eie.runtime.weight import Weight
 
 from ..analysis.layers import Layer, find_layers
+from ..errors import UserError
 from ..ir.graph import Model
 from .base import LedgerEntry, Pass, PassResult, Select, every, option
 from .sparsify import relative_error
@@ -40,8 +44,18 @@ class Cluster(Pass):
         choices=("optimal", "linear", "density", "forgy"),
     )
     seed: int = option(0, "of the Forgy start", low=0)
+    ratio: float = option(
+        0.0, "how many times fewer bytes all layers with these options take, stored; 0: whatever bits give", low=0.0
+    )
+
+    def __post_init__(self) -> None:
+        if 0 < self.ratio < 1:
+            raise UserError(f"ratio = {self.ratio:g} would make weights larger", where="cluster",
+                            hint="40 stands for 40 times fewer bytes.")  # fmt: skip
 
     def run(self, model: Model, select: Select = every) -> PassResult:
+        if self.ratio:
+            return self._share_all(model, select)
         entries, changed = [], False
         for layer in find_layers(model)[0]:
             if not select(layer):
@@ -63,6 +77,25 @@ class Cluster(Pass):
                 )
             )
         return PassResult(changed, tuple(entries))
+
+    def _share_all(self, model: Model, select: Select) -> PassResult:
+        """Shared forms of all layers for one budget of bytes."""
+        from .priced import share_within
+
+        layers = [layer for layer in find_layers(model)[0] if select(layer)]
+        before = {la.name: la.array() for la in layers}
+        patterns = {la.name: la.weight.pattern for la in layers if la.weight is not None}
+        wanted = sum(la.constant.stored for la in layers) / self.ratio
+        found, taken = share_within(before, 1 << self.bits, wanted, patterns)
+        over = "" if taken <= wanted else f"; {taken:,} bytes in all, {self.ratio:g} times fewer would be {wanted:,.0f}"
+        entries = []
+        for layer in layers:
+            weight = found[layer.name].weight
+            layer.set_weight(weight)
+            action = f"{weight.codebook.size - 1} shared values by their price{over}"
+            moved = relative_error(before[layer.name], weight.dense())
+            entries.append(LedgerEntry(layer.name, action, kept=weight.density, error=moved))
+        return PassResult(bool(layers), tuple(entries))
 
     def share(self, array: Array, layer: Layer | None = None) -> Weight:
         """The shared form of a float32 array; exact where it has few enough values already."""

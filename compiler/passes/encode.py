@@ -25,6 +25,10 @@ class Encode(Pass):
 
     codec: str = option("auto", "auto tries all and keeps the smallest", choices=CODECS)
     index_bits: int = option(0, "bits of a gap in the relative index, 2 to 8; 0: what is smallest", low=0, high=8)
+    names: str = option(
+        "short", "of tensors between operators, and of operators that are no compressed layers: short, or keep them",
+        choices=("short", "keep"),
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if self.index_bits == 1:

@@ -44,7 +44,10 @@ class Sparsify(Pass):
         16, "balanced: row r belongs to lane r mod lanes; every lane keeps the same count", low=1, high=4096
     )
     window: int = option(
-        0, "balanced: instead of lanes, every row keeps the same count in each so many columns; 0: lanes", low=0, high=65536
+        0,
+        "balanced: instead of lanes, every row keeps the same count in each so many columns; 0: lanes",
+        low=0,
+        high=65536,
     )
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +47,46 @@ def sweep_plot(found: Sequence[dict[str, Any]], kind: str) -> bytes:
     axes[1].set_ylim(0, 1)
     if len(names) > 1:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
+    return _drawn(figure, kind)
+
+
+def sensitivity_plot(layers: Sequence[dict[str, Any]], kind: str) -> bytes:
+    """Bits a weight over each layer's SQNR, a line a layer, and how much of each one's error reaches the outputs.
+
+    Raises:
+        UserError: no such format.
+    """
+    if kind not in _FORMATS:
+        raise UserError(
+            f"can't draw a {kind!r}", where="--plot", hint=f"Name a file that ends in .{', .'.join(_FORMATS)}"
+        )
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, max(4.0, 1.2 + 0.22 * len(layers))), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    for number, layer in enumerate(layers):
+        weights = max(1, math.prod(layer["shape"]))
+        points = [(p["sqnr_db"], 8 * p["bytes"] / weights) for p in layer["points"] if p["passes"] != "as it is"]
+        front: list[tuple[float, float]] = []
+        for sqnr, bits in sorted(p for p in points if math.isfinite(p[0]))[::-1]:  # the best first
+            if not front or bits < front[-1][1]:
+                front.append((sqnr, bits))
+        color = colormaps["viridis"](number / max(1, len(layers) - 1))
+        left.plot([p[0] for p in front], [p[1] for p in front], marker="o", markersize=2.5, linewidth=1, color=color)
+    left.set_xlabel("SQNR of the layer's output, dB")
+    left.set_ylabel("bits a weight")
+    left.set_title("What each layer's error costs (first layer dark, last bright)", fontsize=10)
+    left.set_xlim(0, 60)
+    left.set_ylim(0, 10)
+    left.grid(alpha=0.3)
+    names = [_plain(elided(layer["name"], 30)) for layer in layers]
+    reach = [10 * math.log10(max(layer["reach"], 1e-9)) for layer in layers]
+    right.barh(range(len(layers)), reach, color=[colormaps["viridis"](k / max(1, len(layers) - 1)) for k in range(len(layers))])
+    right.set_yticks(range(len(layers)), names, fontsize=7)
+    right.invert_yaxis()
+    right.set_title("How much of it reaches the outputs, dB", fontsize=10)
+    right.grid(alpha=0.3, axis="x")
     return _drawn(figure, kind)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import onnx
 
 from eie.runtime.backends.base import Activations
 from eie.runtime.backends.cpu import Verdict, verdict_of
@@ -15,11 +17,15 @@ from eie.runtime.format import inspect
 from ..analysis.fidelity import Fidelity
 from ..analysis.judge import Accuracy
 from ..analysis.layers import LeftAlone
+from ..choose import Promised
 from ..ir.graph import Model
 from ..ir.writer import save as save_model
 from ..ir.writer import size_of
 from ..lowering.artifact import Stored
 from ..recipe import Recipe
+
+if TYPE_CHECKING:
+    from ..training.trainer import Epoch
 
 KINDS = ("codes", "indices", "codebook", "tables", "container")
 
@@ -91,6 +97,35 @@ class LayerRow:
         }
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """What training came to.
+
+    Attributes:
+        samples, held: how many samples trained, and how many were held back for validation.
+        loss_before, right_before: of the model as it came, on the validation data; NaN and None where there is none.
+        epochs: every epoch of every training pass, in order.
+        frozen: constants that no gradient reaches, and why: they stayed as they were.
+    """
+
+    samples: int
+    held: int
+    loss_before: float
+    right_before: float | None
+    epochs: tuple[Epoch, ...]
+    frozen: Mapping[str, str] = field(default_factory=dict)
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "samples": self.samples,
+            "validation_samples": self.held,
+            "loss_before": self.loss_before,
+            "right_before": self.right_before,
+            "epochs": [asdict(e) for e in self.epochs],
+            "not_trained": dict(self.frozen),
+        }
+
+
 @dataclass
 class Result:
     """What ``optimize`` did. ``save`` writes the artifact.
@@ -108,6 +143,11 @@ class Result:
         closed_inputs: inputs with a default value in the model, which are constants now.
         verify: the artifact's outputs against the original's, run on the ``cpu`` backend.
         accuracy: top-1 before and after, where the data has labels.
+        learnt: what training came to, where there was data for it.
+        untrained: passes that learn from data and had none.
+        trained: the model after the last pass that trained, as plain ONNX.
+        promised: what the search promises, where the recipe has a budget.
+        notes: what the reconstruction said of each layer.
         output_bytes: size of the artifact; 0 until saved.
     """
 
@@ -123,6 +163,11 @@ class Result:
     closed_inputs: Sequence[str]
     verify: Fidelity
     accuracy: Accuracy | None
+    learnt: Learnt | None = None
+    untrained: Sequence[str] = ()
+    trained: onnx.ModelProto | None = None
+    promised: Promised | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
     output_bytes: int = field(default=0)
 
     @property
@@ -179,7 +224,16 @@ class Result:
                 "before": self.accuracy.before,
                 "after": self.accuracy.after,
                 "samples": self.accuracy.samples,
+                "interval_before": list(self.accuracy.interval_before),
+                "interval_after": list(self.accuracy.interval_after),
+                "interval_change": list(self.accuracy.interval_change),
             }
+        if self.learnt is not None:
+            found["training"] = self.learnt.json()
+        if self.untrained:
+            found["untrained"] = list(self.untrained)
+        if self.promised is not None:
+            found["promise"] = self.promised.json()
         whole: dict[str, Any] = finite(found)
         return whole
 

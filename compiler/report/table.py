@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ..analysis.layers import LeftAlone
-from .result import KINDS, LayerRow, Result
+from .result import KINDS, LayerRow, Learnt, Result
 
 _OTHERS = 130  # columns that everything but the layer's name takes
 _FAR_DB = 10.0  # outputs that moved by a third of themselves: hardly the same model any more
@@ -133,6 +134,23 @@ def reasons(rows: Sequence[LayerRow], *, every: bool) -> RenderableType | None:
     return Group(Text("kernels", style="bold"), *lines)
 
 
+def _learnt(learnt: Learnt) -> Iterable[RenderableType]:
+    """What training came to: a line a phase."""
+    before = f", {learnt.right_before:.2%} right before" if learnt.right_before is not None else ""
+    yield f"training   on {learnt.samples:,} samples, {learnt.held:,} held back for validation{before}"
+    for name, epochs in groupby(learnt.epochs, key=lambda e: e.phase):
+        all_of = list(epochs)
+        kept = next((e for e in all_of if e.kept), all_of[-1])
+        yield f"           {printable(name)}: {len(all_of)} epochs, {sum(e.seconds for e in all_of):.0f} s, kept {kept}"
+
+    for name, why in list(learnt.frozen.items())[:3]:
+        yield Text(f"           {elided(name)} was not trained: {why}", style="yellow")
+
+
+def _interval(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:.1%} to {ends[1]:.1%}"
+
+
 def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[RenderableType]:
     """The whole answer of ``optimize``: table, what was left alone, totals, and how right it still is."""
     if result.layers:
@@ -146,6 +164,14 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
     alone = left_alone(result.left_alone, every=verbose)
     if alone:
         yield alone
+    if verbose and result.notes:
+        yield Text("reconstruction", style="bold")
+        for name, note in result.notes.items():
+            yield Text(f"  {printable(name)}: {note}")
+    unknown = [name for name, note in result.notes.items() if "white" in note]
+    if unknown and not verbose and not result.made_up:
+        some = ", ".join(elided(name) for name in unknown[:3]) + ", ..." * (len(unknown) > 3)
+        yield f"inputs of {len(unknown)} layers could not be seen, and were taken to be white: {some} (-v says why)"
     if verbose:
         yield Text("passes", style="bold")
         for step in result.steps:
@@ -167,7 +193,16 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
     yield f"outputs    {apart} the original's on {result.verify.samples} {kind}{worst}{agreement}"
     if result.accuracy:
         a = result.accuracy
-        yield f"accuracy   {a.before:.2%} before, {a.after:.2%} after ({(a.after - a.before) * 100:+.2f} points on {a.samples:,} samples)"
+        low, high = (100 * end for end in a.interval_change)
+        yield (
+            f"accuracy   {a.before:.2%} before ({_interval(a.interval_before)}), {a.after:.2%} after ({_interval(a.interval_after)}): "
+            f"{(a.after - a.before) * 100:+.2f} points ({low:+.2f} to {high:+.2f}) on {a.samples:,} samples"
+        )
+    if result.learnt:
+        yield from _learnt(result.learnt)
+    if result.promised and result.promised.reading and not result.missed:
+        held = "held back" if result.promised.held_back else "it was chosen on"
+        yield f"promise    kept on {result.promised.samples:,} samples {held}: {result.promised.reading.text}"
     yield f"weights    {size(result.weight_bytes_before)} before, {size(result.weight_bytes_after)} after"
     if result.output_bytes:
         yield Text.assemble(
@@ -184,7 +219,10 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
     if result.closed_inputs:
         some = ", ".join(elided(name) for name in result.closed_inputs[:3]) + ", ..." * (len(result.closed_inputs) > 3)
         yield f"inputs     {len(result.closed_inputs)} that had a default value are constants now and can't be fed: {some}"
-    if result.verify.sqnr_db < _FAR_DB:
+    if result.untrained:
+        names = ", ".join(dict.fromkeys(result.untrained))
+        yield Text(f"untrained  no training data (--train): {names} did what can be done without", style="yellow")
+    if result.verify.sqnr_db < _FAR_DB and result.learnt is None:
         yield Text(
             "warning    the outputs are far from the original's: this takes "
             + (

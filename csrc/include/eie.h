@@ -128,10 +128,28 @@ typedef struct {
     char why[160];
 } eie_verdict;
 
+/* Elementwise operators behind a Gemm or a convolution, applied to its outputs while they are in the cache, one float32
+ * operation at a time and in their order: the bits are those of the operators run one after the other. NaN stays NaN. */
+typedef enum {
+    EIE_FOLLOW_ADD = 0,     /* y + operand, an array of y's shape that does not overlap y */
+    EIE_FOLLOW_ADD_CHANNEL, /* y + operand[channel]; of a Gemm: operand[out] */
+    EIE_FOLLOW_RELU,        /* y < 0 ? 0 : y, so that -0 stays -0 */
+    EIE_FOLLOW_CLIP,        /* y < low ? low : y, then y > high ? high : y */
+    EIE_FOLLOW_LEAKY        /* y < 0 ? low * y : y */
+} eie_follow;
+typedef struct {
+    int32_t kind;         /* eie_follow */
+    float low, high;
+    const float *operand;
+} eie_follower;
+
 /* y[b, o] = sum_i w[o, i] x[b, i] + bias[o]. Weight [out, in]. bias may be NULL. */
 eie_status eie_gemm_create(const eie_weight *weight, eie_format format, eie_layer **layer);
 eie_status eie_gemm_run(const eie_layer *layer, const float *x, uint64_t batch, const float *bias, float *y,
                         const eie_parallel *parallel);
+/* The same with `count` followers. EIE_E_ARGUMENT: a kind that is none, an operand that is missing. */
+eie_status eie_gemm_run_followed(const eie_layer *layer, const float *x, uint64_t batch, const float *bias, const eie_follower *followers,
+                                 uint64_t count, float *y, const eie_parallel *parallel);
 void eie_gemm_choose(uint64_t out, uint64_t in, uint64_t nonzeros, uint32_t codebook_size, eie_format format,
                      eie_verdict *verdict);
 
@@ -155,6 +173,9 @@ eie_status eie_conv_output_dims(const eie_layer *layer, const int64_t *in, int64
 /* x [n, in[0], in[1], ...] -> y [n, out[0], ...]; bias [out channels] or NULL. */
 eie_status eie_conv_run(const eie_layer *layer, const float *x, uint64_t n, const int64_t *in, const float *bias,
                         float *y, const eie_parallel *parallel);
+/* The same with `count` followers; errors as of eie_gemm_run_followed. */
+eie_status eie_conv_run_followed(const eie_layer *layer, const float *x, uint64_t n, const int64_t *in, const float *bias,
+                                 const eie_follower *followers, uint64_t count, float *y, const eie_parallel *parallel);
 void eie_conv_choose(const eie_weight *weight, const eie_conv_params *params, uint64_t nonzeros, eie_format format,
                      eie_verdict *verdict);
 

@@ -32,6 +32,9 @@ static bool has_avx2(void) {
 }
 
 static bool has_avx512(void) {
+#ifdef EIE_EMULATED /* a build of the self-test, in which its intrinsics are plain C */
+    return true;
+#endif
     unsigned a, b, c, d;
     if (!has_avx2() || (enabled_registers() & 0xe6) != 0xe6) return false; /* also opmask and ZMM */
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
@@ -109,6 +112,13 @@ const eie_kernel *eie_kernel_find(eie_kernel_kind kind, uint32_t codebook_size) 
 const eie_kernel *eie_kernel_other(const eie_kernel *than, uint32_t codebook_size) {
     for (const eie_kernel *k = than + 1; k < eie_kernels + eie_kernel_count; k++) {
         if (k->kind == than->kind && strcmp(k->isa, than->isa) == 0 && k->codes > 0 && codebook_size <= k->codes) return k;
+    }
+    return NULL;
+}
+
+const eie_kernel *eie_kernel_narrow(const eie_kernel *of) {
+    for (const eie_kernel *k = of + 1; k < eie_kernels + eie_kernel_count; k++) {
+        if (k->kind == of->kind && strcmp(k->isa, of->isa) == 0 && k->sets < of->sets) return k;
     }
     return NULL;
 }

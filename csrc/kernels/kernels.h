@@ -34,9 +34,19 @@
  *   EIE_WORD16   i16. index, of two steps: 32 words, the first step's column in the low byte; weight, of four steps: 32
  *                words, the first step's codes in the lowest nibbles
  *   EIE_TRIPLE32 f32, window 32. index, of three steps: 16 double words of column (5 bits), code (5 bits), ... from the lowest
- * table: what codes stand for: int8[4], int8[16], int16[16] or float[32]. */
+ *   EIE_PLANE    window 32. index: uint8, the column's four low bits, and its fifth as the highest. weight: float, int16 or int8, where
+ *                unpacking bytes puts the activations (ops/matrix_pack.c)
+ *   EIE_PLANE16  index as for EIE_PLANE; weight, of two steps: 32 bytes of codes, one step's in the low nibbles and the other's in the high
+ *                ones; in u8, where the steps are unpacked together, those of the first register and of the second
+ *   EIE_NIBBLE16 as EIE_PLANE16, window 16. index, of two steps: 32 bytes, the first step's columns in the low nibbles
+ * table: what codes stand for: int8[4], int8[16], int16[16], float[16] or float[32].
+ * With the last three, i16 and f32 take x as planes of bytes: first those of the lowest bytes, `plane` bytes on the next ones.
+ * start: u8 kernels may begin each sum at 128 sum(w) - sum(w < 0), and add |w| (x - 128), or |w| (127 - x) where w < 0. */
 enum { EIE_ROWS = 16, EIE_SETS = 2, EIE_VECTORS = 8, EIE_PANEL = 65536 };
-typedef enum { EIE_VALUE, EIE_CODE4, EIE_CODE16, EIE_SPLIT16, EIE_WORD16, EIE_TRIPLE32 } eie_form;
+typedef enum { EIE_VALUE, EIE_CODE4, EIE_CODE16, EIE_SPLIT16, EIE_WORD16, EIE_TRIPLE32, EIE_PLANE, EIE_PLANE16, EIE_NIBBLE16 } eie_form;
+
+/* Whether i16 and f32 kernels of this form take x as planes of bytes. */
+static inline bool eie_form_planes(eie_form form) { return form == EIE_PLANE || form == EIE_PLANE16 || form == EIE_NIBBLE16; }
 
 typedef struct {
     size_t groups;
@@ -46,6 +56,8 @@ typedef struct {
     const uint8_t *index, *weight, *high;
     const uint64_t *upper;
     const uint8_t *table;
+    const int32_t *start;   /* [groups * 16 * sets], u8 */
+    size_t plane;
     bool far; /* the weights don't fit a second-level cache */
 } eie_panel;
 
@@ -102,12 +114,13 @@ typedef void eie_batch_scale_kernel(const int32_t *sums, const eie_batch_scale *
 
 /* ---- convolution ------------------------------------------------------------------------------------------------
  * A vector is sixteen output positions side by side, four bytes each: a float (f32), two int16 (i16), four uint8 or two int16
- * (u8): as many input channels as `per` says. A weight is four bytes likewise: a float, two int16, or four int8.
+ * (u8): as many input channels as `per` says. A weight is four bytes likewise: a float, two int16, or four int8. Narrow kernels
+ * take vectors of eight positions; those of x lie as far apart as those of sixteen, and may begin anywhere in theirs.
  *
  *     y[r][lane] (+)= sum over e of the products of weight[e] with (x + offset[e])[r][lane], for r below rows
  *
- * rows: 1 to `window`. offset: bytes, a multiple of 64, as x is. fresh: y holds nothing yet. y: float, int32 (u8;
- * a row must have no more than EIE_PANEL products) or int64 (i16). */
+ * rows: 1 to `window`. offset: bytes, a multiple of 64, as x is; of narrow kernels a multiple of 4. fresh: y holds nothing yet. y: float,
+ * int32 (u8; a row must have no more than EIE_PANEL products) or int64 (i16). */
 typedef void eie_conv_kernel(const uint32_t *offset, const uint32_t *weight, size_t entries, const void *x, size_t rows, bool fresh, void *y);
 
 /* y[i] = eie_scale_u8(sum[i] - less, factor) (+ *bias): the difference fits int32, as |q - zero| <= 255. bias may be NULL. */
@@ -122,6 +135,10 @@ typedef struct {
     uint32_t pad;
 } eie_lines;
 typedef void eie_lines_kernel(const uint32_t *x, const eie_lines *lines, uint32_t *to);
+
+/* ---- followers: eie.h has what they compute --------------------------------------------------------------------- */
+/* y[i] of one follower, in place. EIE_FOLLOW_ADD adds operand[i], EIE_FOLLOW_ADD_CHANNEL operand[0]. */
+typedef void eie_follow_kernel(const eie_follower *follower, size_t n, float *y);
 
 /* ---- cells of LSTM and GRU: docs/numerics.md has the operations -------------------------------------------------- */
 typedef struct {
@@ -143,7 +160,7 @@ typedef bool eie_quantize_i16_kernel(const float *x, size_t n, int16_t *q, int32
 /* ---- the list -------------------------------------------------------------------------------------------------- */
 typedef enum {
     EIE_GEMM_F32, EIE_GEMM_I16, EIE_GEMM_U8, EIE_CONV_F32, EIE_CONV_I16, EIE_CONV_U8, EIE_QUANTIZE_I16, EIE_QUANTIZE_U8, EIE_OUTPUT_U8, EIE_SCALE_U8, EIE_CONV_LINES,
-    EIE_CELL_LSTM, EIE_CELL_GATES, EIE_CELL_BLEND, EIE_BATCH_F32, EIE_BATCH_I16, EIE_BATCH_U8, EIE_BATCH_TRANSPOSE, EIE_BATCH_SCALE_U8,
+    EIE_FOLLOWERS, EIE_CELL_LSTM, EIE_CELL_GATES, EIE_CELL_BLEND, EIE_BATCH_F32, EIE_BATCH_I16, EIE_BATCH_U8, EIE_BATCH_TRANSPOSE, EIE_BATCH_SCALE_U8,
 } eie_kernel_kind;
 
 typedef struct {
@@ -153,8 +170,8 @@ typedef struct {
     eie_form form; /* gemm and convolution, and what follows */
     size_t window; /* columns; of a convolution: vectors; of a batch: lanes */
     size_t per;    /* entries of a lane in a step; of a convolution: channels; of a batch: entries of an item */
-    size_t sets;   /* rows of a lane */
-    size_t unroll; /* steps of a group: a multiple */
+    size_t sets;   /* rows of a lane; of a convolution: positions of a vector */
+    size_t unroll; /* steps of a group: a multiple; of a convolution in i16: 0 where the sums of one call must fit int32 */
     size_t codes;  /* the largest codebook it takes, 0: values, any codebook */
     void (*run)(void);
 } eie_kernel;
@@ -166,6 +183,9 @@ extern const size_t eie_kernel_count;
 const eie_kernel *eie_kernel_find(eie_kernel_kind kind, uint32_t codebook_size);
 /* Another one of the same instruction set that takes this codebook too, by tables, and lies behind `than` in the list; NULL. */
 const eie_kernel *eie_kernel_other(const eie_kernel *than, uint32_t codebook_size);
+
+/* The narrow form of a convolution kernel; NULL where there is none. */
+const eie_kernel *eie_kernel_narrow(const eie_kernel *of);
 
 #define EIE_KERNEL(kind, type, name, isa, form, window, per, sets, unroll, codes) type name##_##isa;
 #include "kernels/kernels.inc"

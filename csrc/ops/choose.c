@@ -21,7 +21,7 @@ typedef struct {
 
 static const eie_rates RATES[] = {
     {"avx512", 13.0, 6.5, 68.0, 95.0, 35.0, 100.0, 10700.0},
-    {"avx2", 5.5, 5.0, 34.0, 48.0, 15.0, 33.0, 9000.0},
+    {"avx2", 5.5, 5.0, 33.0, 43.0, 15.0, 33.0, 3000.0},
     {"neon", 2.0, 4.0, 10.0, 16.0, 5.0, 16.0, 4000.0},
     {"scalar", 4.0, 5.0, 8.0, 45.0, 3.0, 33.0, 4000.0},
 };
@@ -75,7 +75,7 @@ void eie_gemm_choose(uint64_t out, uint64_t in, uint64_t nonzeros, uint32_t code
     const eie_rates *r = rates_of(k->isa);
     const double all = (double)out * (double)in, kept = all > 0 ? (double)nonzeros / all : 0;
     const double in_cache = all * sizeof(float) < 1 << 20 ? IN_CACHE : 1;
-    const double entries = (double)nonzeros * padding(kept, k), bytes = entries * (k->form == EIE_VALUE ? 5.1 : 1.4);
+    const double entries = (double)nonzeros * padding(kept, k), bytes = entries * (k->form == EIE_VALUE || k->form == EIE_PLANE ? 5.1 : 1.4);
     double packed = entries / r->packed_gemm;
     if (bytes > 1.7e6 && packed < bytes / FAR_BYTES) packed = bytes / FAR_BYTES;
     const double dense = all / (r->dense_gemm * in_cache);

@@ -10,7 +10,8 @@
  * It is computed by tiles of positions that fit the sums a kernel keeps in registers, and for each tile by chunks of channels
  * whose activations fit the first-level cache: they are laid out there as aligned vectors of sixteen positions, once for all
  * rows. Channels go in units of as many as four bytes hold. There are two layouts:
- *   stacked  a tile is sixteen positions of each of a few lines; the taps of one column share the vectors of its lines
+ *   stacked  a tile is as many positions as a vector has of each of a few lines; the taps of one column share the vectors of
+ *            its lines, and where vectors are narrow, neighbouring columns do: a vector begins anywhere in a line of sixteen
  *   flat     a tile is positions in their order across lines; each tap has vectors of its own. For narrow maps, one spatial
  *            dimension, kernels of one place */
 #ifndef EIE_CONV_H
@@ -43,6 +44,7 @@ typedef struct {
     size_t depth, units;   /* channels of a unit; units of a group */
     size_t chunk, chunks;  /* units of a chunk, the last has fewer; chunks of a group */
     size_t lines;          /* of a unit's column in the stacked layout; 0: it is not used */
+    size_t copies;         /* stacked: of a line, for the columns that can't share one */
     size_t chunk_vectors;  /* a chunk needs, in the larger of the layouts */
     uint32_t *first;       /* [group * chunks * rows + 1]: the entry that a chunk's row begins with */
     uint32_t *row;         /* [group * chunks * rows]: which; in blocks of EIE_CONV_BLOCK rows, the fullest first */
@@ -51,10 +53,11 @@ typedef struct {
     int64_t *row_sums;     /* u8: [group * rows] */
     float step;            /* u8 */
     int32_t exponent;      /* i16 */
-    const eie_kernel *kernel;
+    uint8_t *fits;         /* i16, [entries] or NULL: how many entries from each on have sums that fit int32, 255 at most */
+    const eie_kernel *kernel, *stacker; /* of the flat layout, of the stacked one */
 } eie_conv;
 
-enum { EIE_CONV_BLOCK = 64, EIE_CONV_COLUMNS = 64 }; /* columns of lines in the stacked layout: at most */
+enum { EIE_CONV_BLOCK = 64, EIE_CONV_COLUMNS = 64 }; /* columns of lines and copies of one in the stacked layout: at most */
 
 /* What one input size makes of it. */
 typedef struct {
@@ -71,5 +74,9 @@ eie_status eie_conv_measure(const eie_conv *conv, const int64_t *in, eie_conv_si
 eie_status eie_conv_axis_init(eie_conv_axis *axis, size_t kernel, int64_t stride, int64_t dilation, bool transposed);
 /* A column's place among the phases of the input that the columns of an axis meet; *slots: how many phases those are. */
 size_t eie_conv_slot(const eie_conv_axis *axis, size_t column, size_t *slots);
+/* The copy of a line that a column reads, and how many there are: a copy serves `span` neighbouring shifts of one phase, of which this
+ * is number *within. */
+size_t eie_conv_copy(const eie_conv_axis *axis, size_t span, size_t column, size_t *within, size_t *copies);
+static inline size_t eie_conv_span(const eie_conv *c) { return EIE_ROWS + 1 - c->stacker->sets; }
 
 #endif

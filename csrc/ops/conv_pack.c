@@ -18,6 +18,7 @@ static void conv_free(eie_layer *layer) {
     free(c->stacked);
     free(c->weight);
     free(c->row_sums);
+    free(c->fits);
     free(c);
 }
 
@@ -64,24 +65,25 @@ static eie_status init_axes(eie_conv *c, const eie_weight *w) {
 /* ---- layouts ------------------------------------------------------------------------------------------------------- */
 
 /* Bytes of a chunk's activations: what the first-level caches of today's cores hold beside weights and sums. */
-enum { CHUNK_BYTES = 40 << 10, VECTOR = 64 };
+enum { CHUNK_BYTES = 40 << 10, NARROW_CHUNK_BYTES = 28 << 10, VECTOR = 64 };
 
 static eie_status plan(eie_conv *c) {
     const size_t tile = c->kernel->window, channels = c->in_channels / c->group;
     const eie_conv_axis *y = &c->axis[1];
-    size_t flat, across, stacked = 0, all, slots;
+    size_t flat, across, stacked = 0, all, slots, within;
     c->depth = c->kernel->per;
     c->units = (channels + c->depth - 1) / c->depth;
     if (!eie_multiply(c->axis[0].columns * c->axis[1].columns, c->axis[2].columns * tile, &flat)) return EIE_E_UNSUPPORTED;
-    across = c->axis[0].columns * c->axis[2].columns;
-    if (c->params.spatial > 1 && !c->pointwise && y->columns <= EIE_CONV_COLUMNS && y->reach / y->step < (int64_t)(EIE_CONV_COLUMNS * tile)) {
+    if (c->axis[2].columns <= EIE_CONV_COLUMNS) eie_conv_copy(&c->axis[2], eie_conv_span(c), 0, &within, &c->copies);
+    across = c->axis[0].columns * c->copies;
+    if (c->params.spatial > 1 && !c->pointwise && across > 0 && y->columns <= EIE_CONV_COLUMNS && y->reach / y->step < (int64_t)(EIE_CONV_COLUMNS * tile)) {
         eie_conv_slot(y, 0, &slots);
-        c->lines = slots * (tile + (size_t)(y->reach / y->step));
+        c->lines = slots * (c->stacker->window + (size_t)(y->reach / y->step));
         stacked = across * c->lines;
         if (stacked > flat) c->lines = stacked = 0; /* taps too far apart to share much */
     }
     const size_t unit = stacked > 0 ? stacked : flat;
-    c->chunk = CHUNK_BYTES / VECTOR / unit;
+    c->chunk = (size_t)(c->stacker != c->kernel ? NARROW_CHUNK_BYTES : CHUNK_BYTES) / VECTOR / unit;
     if (c->chunk < 1) c->chunk = 1;
     if (c->chunk > c->units) c->chunk = c->units;
     c->chunks = (c->units + c->chunk - 1) / c->chunk;
@@ -105,9 +107,10 @@ static eie_status layouts(const eie_conv *c, uint32_t **flat, uint32_t **stacked
         (*flat)[tap] = (uint32_t)(((z * a[1].columns + y) * a[2].columns + x) * tile * VECTOR);
         (*stacked)[tap] = 0;
         if (c->lines == 0) continue;
-        size_t slots;
-        const size_t slot = eie_conv_slot(&a[1], y, &slots);
-        (*stacked)[tap] = (uint32_t)((z * a[2].columns + x) * c->lines + slot * (c->lines / slots) + (size_t)(a[1].shift[y] / a[1].step)) * VECTOR;
+        size_t slots, copies, within;
+        const size_t slot = eie_conv_slot(&a[1], y, &slots), copy = eie_conv_copy(&a[2], eie_conv_span(c), x, &within, &copies);
+        const size_t line = (z * copies + copy) * c->lines + slot * (c->lines / slots) + (size_t)(a[1].shift[y] / a[1].step);
+        (*stacked)[tap] = (uint32_t)(line * VECTOR + within * sizeof(float));
     }
     return EIE_OK;
 }
@@ -186,7 +189,7 @@ static size_t entries(eie_conv *c, const eie_reader *r, const eie_values *v, con
             if (to != SIZE_MAX) {
                 const size_t base = i / c->depth, e = to + count;
                 c->flat[e] = (uint32_t)(base * c->axis[0].columns * c->axis[1].columns * c->axis[2].columns * c->kernel->window * VECTOR) + layout[0][r->taps[t]];
-                if (c->lines > 0) c->stacked[e] = (uint32_t)(base * c->axis[0].columns * c->axis[2].columns * c->lines * VECTOR) + layout[1][r->taps[t]];
+                if (c->lines > 0) c->stacked[e] = (uint32_t)(base * c->axis[0].columns * c->copies * c->lines * VECTOR) + layout[1][r->taps[t]];
                 c->weight[e] = word;
             }
             count++;
@@ -231,6 +234,21 @@ static eie_status count_entries(eie_conv *c, const eie_reader *r, const eie_valu
     return EIE_OK;
 }
 
+/* What weights of magnitude w add to a sum is at most 32767 w: how many entries can be added before int32 overflows. */
+static eie_status measure_fits(eie_conv *c, uint64_t total) {
+    int64_t sum = 0;
+    size_t end = (size_t)total;
+    c->fits = malloc(total + 1);
+    if (c->fits == NULL) return EIE_E_MEMORY;
+    for (size_t e = (size_t)total; e-- > 0;) {
+        int16_t w[2], last[2];
+        memcpy(w, c->weight + e, sizeof w);
+        for (sum += abs(w[0]) + abs(w[1]); sum > INT32_MAX / 32767; sum -= abs(last[0]) + abs(last[1])) memcpy(last, c->weight + --end, sizeof last);
+        c->fits[e] = (uint8_t)(end - e < UINT8_MAX ? end - e : UINT8_MAX);
+    }
+    return EIE_OK;
+}
+
 static eie_status fill_entries(eie_conv *c, const eie_reader *r, const eie_values *v, uint64_t total) {
     uint32_t *layout[2] = {NULL, NULL};
     uint64_t *products = calloc(c->group * c->rows + 1, sizeof *products);
@@ -249,10 +267,11 @@ static eie_status fill_entries(eie_conv *c, const eie_reader *r, const eie_value
         *of += (uint64_t)count * c->depth;
         if (*of > c->most) c->most = *of;
     }
+    if (status == EIE_OK && c->format == EIE_I16 && c->kernel->unroll == 0) status = measure_fits(c, total);
     free(products);
     free(layout[0]);
     free(layout[1]);
-    c->base.bytes = total * (c->lines > 0 ? 12 : 8) + c->group * c->rows * (8 * c->chunks + (c->format == EIE_U8 ? 8 : 0));
+    c->base.bytes = total * ((c->lines > 0 ? 12 : 8) + (c->fits != NULL)) + c->group * c->rows * (8 * c->chunks + (c->format == EIE_U8 ? 8 : 0));
     return status;
 }
 
@@ -287,10 +306,12 @@ eie_status eie_conv_create(const eie_weight *weight, const eie_conv_params *para
     c->params = *params;
     c->format = format;
     c->kernel = eie_kernel_find(kinds[format], weight->codebook_size);
-    snprintf(c->base.kernel, sizeof c->base.kernel, "%s", c->kernel->name);
+    c->stacker = eie_kernel_narrow(c->kernel);
+    if (c->stacker == NULL) c->stacker = c->kernel;
     status = init_axes(c, weight);
     if (status == EIE_OK) status = plan(c);
     if (status == EIE_OK) status = pack(c, weight);
+    snprintf(c->base.kernel, sizeof c->base.kernel, "%s", (c->lines > 0 ? c->stacker : c->kernel)->name);
     if (status != EIE_OK) {
         conv_free(&c->base);
         return status;

@@ -34,10 +34,16 @@ typedef struct {
     bool stacked, wide;   /* wide: a row of u8 sums may pass int32 */
     size_t tiles, vectors, down, across; /* vectors: of a tile; stacked: tiles of a column and of a line */
     size_t blocks, block; /* of rows: how many, and rows of one */
+    const eie_kernel *kernel;
+    size_t lanes;         /* of a vector */
     size_t slots;         /* stacked: phases of the input */
-    int64_t phase[EIE_CONV_COLUMNS];
+    int64_t phase[EIE_CONV_COLUMNS], copy[EIE_CONV_COLUMNS]; /* copy: the first shift of each copy of a line */
+    size_t places[EIE_CONV_COLUMNS]; /* of each copy, in use */
     eie_lines_kernel *lines;
     eie_scale_kernel *scale;
+    eie_follow_kernel *follow;
+    const eie_follower *followers;
+    size_t follower_count, sample; /* sample: where the sample's outputs begin, in elements */
     atomic_bool failed;   /* out of memory */
 } eie_conv_call;
 
@@ -56,13 +62,28 @@ eie_status eie_conv_output_dims(const eie_layer *layer, const int64_t *in, int64
 
 static size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 
+static void plan_copies(eie_conv_call *call) {
+    const eie_conv *c = call->conv;
+    const eie_conv_axis *a = &c->axis[2];
+    for (size_t x = a->columns; x-- > 0;) { /* shifts ascend: the last has the most places, the first is where it begins */
+        size_t within, copies;
+        const size_t copy = eie_conv_copy(a, eie_conv_span(c), x, &within, &copies), places = call->lanes + within;
+        call->copy[copy] = a->shift[x] - (int64_t)within * a->step;
+        if (places > call->places[copy]) call->places[copy] = places;
+    }
+}
+
 static void cut(eie_conv_call *call, const eie_parallel *parallel) {
     const eie_conv *c = call->conv;
     const int64_t *d = call->size.domain;
-    const size_t most = c->kernel->window, flat = ceil_div(call->size.positions, LANES);
-    call->across = ceil_div((size_t)d[2], LANES);
-    const size_t stacked = (size_t)d[0] * (size_t)d[1] * call->across;
+    const size_t flat = ceil_div(call->size.positions, LANES);
+    call->across = ceil_div((size_t)d[2], c->stacker->sets);
+    const size_t stacked = ceil_div((size_t)d[0] * (size_t)d[1] * call->across * c->stacker->sets, LANES);
     call->stacked = c->lines > 0 && stacked <= flat + flat / 4 && d[1] >= 4;
+    call->kernel = call->stacked ? c->stacker : c->kernel;
+    call->lanes = call->kernel->sets;
+    const size_t most = call->kernel->window;
+    if (call->stacked) plan_copies(call);
     const size_t length = call->stacked ? (size_t)d[1] : flat;
     for (size_t y = 0; call->stacked && y < c->axis[1].columns; y++) {
         size_t slots;
@@ -73,7 +94,7 @@ static void cut(eie_conv_call *call, const eie_parallel *parallel) {
     call->down = ceil_div(length, call->vectors);
     call->tiles = call->stacked ? (size_t)d[0] * call->down * call->across : call->down;
     const size_t sum = c->format == EIE_I16 || call->wide ? sizeof(int64_t) : sizeof(float);
-    size_t rows = SUM_BYTES / (call->vectors * LANES * sum);
+    size_t rows = SUM_BYTES / (call->vectors * call->lanes * sum);
     if (parallel != NULL && call->tiles * c->group < TASKS) {
         const size_t shared = ceil_div(c->rows * call->tiles * c->group, TASKS);
         rows = shared < rows ? shared : rows;
@@ -86,7 +107,7 @@ static eie_tile tile_of(const eie_conv_call *call, size_t i) {
     const int64_t *d = call->size.domain;
     eie_tile t = {.vectors = call->vectors};
     if (call->stacked) {
-        t.x = (int64_t)(i % call->across * LANES);
+        t.x = (int64_t)(i % call->across * call->lanes);
         t.y = (int64_t)(i / call->across % call->down * call->vectors);
         t.z = (int64_t)(i / call->across / call->down);
         if (d[1] - t.y < (int64_t)t.vectors) t.vectors = (size_t)(d[1] - t.y);
@@ -124,9 +145,9 @@ static void lay_stacked(const eie_conv_call *call, const eie_tile *t, const uint
     const size_t lines = call->conv->lines / call->slots;
     for (size_t z = 0; z < a[0].columns; z++) {
         const int64_t iz = t->z * a[0].step + call->size.base[0] + a[0].shift[z];
-        for (size_t x = 0; x < a[2].columns; x++) {
-            const eie_lines how = {.first = t->x * a[2].step + call->size.base[2] + a[2].shift[x], .step = a[2].step, .width = call->size.in[2],
-                                   .lanes = LANES, .to_pitch = LANES};
+        for (size_t x = 0; x < call->conv->copies; x++) {
+            const eie_lines how = {.first = t->x * a[2].step + call->size.base[2] + call->copy[x], .step = a[2].step, .width = call->size.in[2],
+                                   .lanes = call->places[x], .to_pitch = LANES};
             for (size_t slot = 0; slot < call->slots; slot++, to += lines * LANES) {
                 copy_lines(call, map, iz, t->y * a[1].step + call->size.base[1] + call->phase[slot], a[1].step,
                            t->vectors + (size_t)(a[1].reach / a[1].step), how, to);
@@ -172,7 +193,7 @@ static void lay(const eie_conv_call *call, const eie_tile *t, size_t group, size
     const eie_conv *c = call->conv;
     const eie_conv_axis *a = c->axis;
     const size_t begin = chunk * c->chunk, end = begin + c->chunk < c->units ? begin + c->chunk : c->units;
-    const size_t taps = a[0].columns * a[2].columns, vectors = call->stacked ? taps * c->lines : taps * a[1].columns * c->kernel->window;
+    const size_t vectors = a[0].columns * (call->stacked ? c->copies * c->lines : a[2].columns * a[1].columns * c->kernel->window);
     for (size_t u = begin; u < end; u++, to += vectors * LANES) {
         const uint32_t *map = call->x + (group * c->units + u) * call->size.in_size;
         if (call->stacked) lay_stacked(call, t, map, to);
@@ -187,10 +208,21 @@ static void add_parts(const eie_conv_call *call, const uint32_t *offset, const u
                       int64_t *sums) {
     const size_t most = EIE_PANEL / call->conv->depth;
     int32_t part[MOST_TILE];
-    if (fresh) memset(sums, 0, vectors * LANES * sizeof *sums);
+    const size_t n = vectors * call->lanes;
+    if (fresh) memset(sums, 0, n * sizeof *sums);
     for (size_t e = 0; e < entries; e += most) {
-        ((eie_conv_kernel *)call->conv->kernel->run)(offset + e, weight + e, entries - e < most ? entries - e : most, x, vectors, true, part);
-        for (size_t i = 0; i < vectors * LANES; i++) sums[i] += part[i];
+        ((eie_conv_kernel *)call->kernel->run)(offset + e, weight + e, entries - e < most ? entries - e : most, x, vectors, true, part);
+        for (size_t i = 0; i < n; i++) sums[i] += part[i];
+    }
+}
+
+/* Sums in i16 that a kernel widens once a call: as many entries at a time as are sure to fit int32. */
+static void add_fitting(const eie_conv_call *call, const uint32_t *offset, size_t e, size_t count, const void *x, size_t vectors, bool fresh, void *sums) {
+    const eie_conv *c = call->conv;
+    for (const size_t end = e + count; e < end || fresh; fresh = false) {
+        const size_t n = e < end && c->fits[e] < end - e ? c->fits[e] : end - e;
+        ((eie_conv_kernel *)call->kernel->run)(offset + e, c->weight + e, n, x, vectors, fresh, sums);
+        e += n;
     }
 }
 
@@ -198,13 +230,14 @@ static void add_chunk(const eie_conv_call *call, const eie_tile *t, size_t group
     const eie_conv *c = call->conv;
     const uint32_t *offset = call->stacked ? c->stacked : c->flat;
     const size_t at = (group * c->chunks + chunk) * c->rows;
-    const size_t bytes = call->vectors * LANES * (c->format == EIE_I16 || call->wide ? sizeof(int64_t) : sizeof(float));
-    eie_conv_kernel *run = (eie_conv_kernel *)c->kernel->run;
+    const size_t bytes = call->vectors * call->lanes * (c->format == EIE_I16 || call->wide ? sizeof(int64_t) : sizeof(float));
+    eie_conv_kernel *run = (eie_conv_kernel *)call->kernel->run;
     for (size_t i = at + begin; i < at + end; i++) {
         const size_t e = c->first[i], count = c->first[i + 1] - e;
         uint8_t *to = sums + (c->row[i] - begin) * bytes;
         if (count == 0 && chunk > 0) continue;
         if (call->wide) add_parts(call, offset + e, c->weight + e, count, x, t->vectors, chunk == 0, (int64_t *)to);
+        else if (c->fits != NULL) add_fitting(call, offset, e, count, x, t->vectors, chunk == 0, to);
         else run(offset + e, c->weight + e, count, x, t->vectors, chunk == 0, to);
     }
 }
@@ -243,6 +276,38 @@ static float *finish(const eie_conv_call *call, size_t row, size_t channel, size
     return values;
 }
 
+/* The followers of n values of a channel that lie side by side in the output, from position `at` of it on. */
+static void follow(const eie_conv_call *call, size_t channel, size_t at, size_t n, float *values) {
+    for (size_t i = 0; i < call->follower_count; i++) {
+        eie_follower f = call->followers[i];
+        if (f.kind == EIE_FOLLOW_ADD) f.operand += call->sample + channel * call->size.out_size + at;
+        if (f.kind == EIE_FOLLOW_ADD_CHANNEL) f.operand += channel;
+        call->follow(&f, n, values);
+    }
+}
+
+/* The same for the lines of a stacked tile, `lanes` wide, as the kernel leaves them: operands are laid out alike. */
+static void follow_lines(const eie_conv_call *call, size_t channel, size_t at, size_t lines, size_t lanes, float *values) {
+    float operand[MOST_TILE] = {0};
+    const size_t width = (size_t)call->size.out[2];
+    for (size_t i = 0; i < call->follower_count; i++) {
+        eie_follower f = call->followers[i];
+        if (f.kind == EIE_FOLLOW_ADD) {
+            const eie_lines how = {.pitch = width, .count = lines, .step = 1, .width = (int64_t)lanes, .lanes = lanes, .to_pitch = call->lanes};
+            call->lines((const uint32_t *)(const void *)(f.operand + call->sample + channel * call->size.out_size + at), &how, (uint32_t *)(void *)operand);
+            f.operand = operand;
+        }
+        if (f.kind == EIE_FOLLOW_ADD_CHANNEL) f.operand += channel;
+        call->follow(&f, lines * call->lanes, values);
+    }
+}
+
+/* A channel whose outputs are all there: those of ConvTranspose, whose phases lie between each other, and of a sample that is not finite. */
+static void follow_channel(void *context, size_t channel) {
+    const eie_conv_call *call = context;
+    follow(call, channel, 0, call->size.out_size, call->y + channel * call->size.out_size);
+}
+
 static void put_row(const eie_conv_call *call, const eie_tile *t, size_t group, size_t row, void *sums) {
     const eie_conv *c = call->conv;
     const int64_t *d = call->size.domain;
@@ -250,14 +315,18 @@ static void put_row(const eie_conv_call *call, const eie_tile *t, size_t group, 
     float scaled[MOST_TILE], *to = call->y + channel * call->size.out_size;
     if (!call->stacked && !c->params.transposed && c->format != EIE_F32) { /* straight to where they belong */
         finish(call, group * c->rows + row, channel, t->count, sums, to + t->first);
+        follow(call, channel, t->first, t->count, to + t->first);
         return;
     }
-    const float *values = finish(call, group * c->rows + row, channel, t->vectors * LANES, sums, scaled);
-    const int64_t lanes = d[2] - t->x < LANES ? d[2] - t->x : LANES;
+    float *values = finish(call, group * c->rows + row, channel, t->vectors * call->lanes, sums, scaled);
+    const int64_t lanes = d[2] - t->x < (int64_t)call->lanes ? d[2] - t->x : (int64_t)call->lanes;
     if (!c->params.transposed) { /* positions are outputs */
-        const eie_lines how = {.pitch = LANES, .count = t->vectors, .step = 1, .width = LANES, .lanes = (size_t)lanes, .to_pitch = (size_t)d[2]};
-        if (call->stacked) call->lines((const uint32_t *)(const void *)values, &how, (uint32_t *)(void *)(to + (t->z * d[1] + t->y) * d[2] + t->x));
-        else memcpy(to + t->first, values, t->count * sizeof *values);
+        const size_t at = call->stacked ? (size_t)((t->z * d[1] + t->y) * d[2] + t->x) : t->first;
+        if (call->stacked) follow_lines(call, channel, at, t->vectors, (size_t)lanes, values);
+        else follow(call, channel, at, t->count, values);
+        const eie_lines how = {.pitch = call->lanes, .count = t->vectors, .step = 1, .width = (int64_t)call->lanes, .lanes = (size_t)lanes, .to_pitch = (size_t)d[2]};
+        if (call->stacked) call->lines((const uint32_t *)(const void *)values, &how, (uint32_t *)(void *)(to + at));
+        else memcpy(to + at, values, t->count * sizeof *values);
         return;
     }
     int64_t phase[EIE_AXES];
@@ -266,7 +335,7 @@ static void put_row(const eie_conv_call *call, const eie_tile *t, size_t group, 
         phase[i] = (int64_t)(rest % c->axis[i].phases);
         rest /= c->axis[i].phases;
     }
-    for (size_t v = 0; call->stacked && v < t->vectors; v++) put_line(call, to, phase, t->z, t->y + (int64_t)v, t->x, lanes, values + v * LANES);
+    for (size_t v = 0; call->stacked && v < t->vectors; v++) put_line(call, to, phase, t->z, t->y + (int64_t)v, t->x, lanes, values + v * call->lanes);
     for (size_t done = 0; !call->stacked && done < t->count;) {
         const int64_t at = (int64_t)(t->first + done), x = at % d[2], left = (int64_t)(t->count - done), n = d[2] - x < left ? d[2] - x : left;
         put_line(call, to, phase, at / d[2] / d[1], at / d[2] % d[1], x, n, values + done);
@@ -283,20 +352,19 @@ static void compute(void *context, size_t i) {
     const size_t group = i / call->blocks % c->group, begin = i % call->blocks * call->block;
     const size_t end = begin + call->block < c->rows ? begin + call->block : c->rows;
     const eie_tile t = tile_of(call, i / call->blocks / c->group);
-    const size_t bytes = call->vectors * LANES * (c->format == EIE_I16 || call->wide ? sizeof(int64_t) : sizeof(float));
-    uint8_t *memory = malloc(c->chunk_vectors * 64 + (end - begin) * bytes + 64);
-    if (memory == NULL) {
+    const size_t bytes = call->vectors * call->lanes * (c->format == EIE_I16 || call->wide ? sizeof(int64_t) : sizeof(float));
+    uint8_t *x = eie_scratch_take(c->chunk_vectors * 64 + (end - begin) * bytes), *sums = x + c->chunk_vectors * 64;
+    if (x == NULL) {
         atomic_store(&call->failed, true);
         return;
     }
-    uint8_t *x = (uint8_t *)(((uintptr_t)memory + 63) & ~(uintptr_t)63), *sums = x + c->chunk_vectors * 64;
     memset(x, 0, c->chunk_vectors * 64); /* lanes past the last position are computed too, of numbers that don't slow it down */
     for (size_t chunk = 0; chunk < c->chunks; chunk++) {
         lay(call, &t, group, chunk, (uint32_t *)x);
         add_chunk(call, &t, group, chunk, begin, end, x, sums);
     }
     for (size_t row = begin; row < end; row++) put_row(call, &t, group, row, sums + (row - begin) * bytes);
-    free(memory);
+    eie_scratch_give(x);
 }
 
 /* Four bytes a position of a unit of channels. q: uint8 or int16. */
@@ -354,18 +422,27 @@ static void run_batch(eie_conv_call *call, const float *x, uint64_t n, float *y,
         call->y = y;
         if (c->format != EIE_F32 && !quantize(call, x, (uint32_t *)quantized + c->group * c->units * call->size.in_size, quantized)) {
             for (size_t i = 0; i < out; i++) y[i] = NAN;
-            continue;
+            eie_for(parallel, call->follower_count > 0 ? c->out_channels : 0, follow_channel, call);
+        } else {
+            eie_for(parallel, call->tiles * c->group * call->blocks, compute, call);
+            eie_for(parallel, call->follower_count > 0 && c->params.transposed ? c->out_channels : 0, follow_channel, call);
         }
-        eie_for(parallel, call->tiles * c->group * call->blocks, compute, call);
+        call->sample += out;
     }
 }
 
 eie_status eie_conv_run(const eie_layer *layer, const float *x, uint64_t n, const int64_t *in, const float *bias, float *y,
                         const eie_parallel *parallel) {
-    if (layer == NULL || layer->kind != EIE_LAYER_CONV) return EIE_E_ARGUMENT;
+    return eie_conv_run_followed(layer, x, n, in, bias, NULL, 0, y, parallel);
+}
+
+eie_status eie_conv_run_followed(const eie_layer *layer, const float *x, uint64_t n, const int64_t *in, const float *bias, const eie_follower *followers,
+                                 uint64_t count, float *y, const eie_parallel *parallel) {
+    if (layer == NULL || layer->kind != EIE_LAYER_CONV || !eie_followers_check(followers, count)) return EIE_E_ARGUMENT;
     const eie_conv *c = (const eie_conv *)layer;
     eie_conv_call call = {.conv = c, .bias = bias, .lines = (eie_lines_kernel *)eie_kernel_find(EIE_CONV_LINES, 0)->run,
-                          .scale = (eie_scale_kernel *)eie_kernel_find(EIE_SCALE_U8, 0)->run};
+                          .scale = (eie_scale_kernel *)eie_kernel_find(EIE_SCALE_U8, 0)->run,
+                          .follow = (eie_follow_kernel *)eie_kernel_find(EIE_FOLLOWERS, 0)->run, .followers = followers, .follower_count = (size_t)count};
     eie_status status = eie_conv_measure(c, in, &call.size);
     if (status != EIE_OK || n == 0) return status;
     call.wide = c->format == EIE_U8 && c->most > EIE_PANEL;
@@ -373,10 +450,10 @@ eie_status eie_conv_run(const eie_layer *layer, const float *x, uint64_t n, cons
     void *quantized = NULL;
     if (c->format != EIE_F32) {
         const size_t places = c->group * c->units * call.size.in_size, q = c->in_channels * call.size.in_size * (c->format == EIE_I16 ? 2 : 1);
-        quantized = malloc(places * sizeof(uint32_t) + q);
+        quantized = eie_scratch_take(places * sizeof(uint32_t) + q);
         if (quantized == NULL) return EIE_E_MEMORY;
     }
     run_batch(&call, x, n, y, quantized, parallel);
-    free(quantized);
+    eie_scratch_give(quantized);
     return atomic_load(&call.failed) ? EIE_E_MEMORY : EIE_OK;
 }

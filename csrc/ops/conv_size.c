@@ -39,6 +39,22 @@ size_t eie_conv_slot(const eie_conv_axis *a, size_t column, size_t *slots) {
     return found;
 }
 
+size_t eie_conv_copy(const eie_conv_axis *a, size_t span, size_t column, size_t *within, size_t *copies) {
+    const int64_t n = (int64_t)span * a->step; /* shifts of a phase that a copy serves lie in a range of this many */
+    size_t found = 0;
+    *copies = 0;
+    for (size_t c = 0; c < a->columns; c++) {
+        size_t before = 0;
+        while (before < c && (a->shift[before] % a->step != a->shift[c] % a->step || a->shift[before] / n != a->shift[c] / n)) before++;
+        if (before == c) {
+            if (a->shift[c] % a->step == a->shift[column] % a->step && a->shift[c] / n == a->shift[column] / n) found = *copies;
+            ++*copies;
+        }
+    }
+    *within = (size_t)(a->shift[column] % n / a->step);
+    return found;
+}
+
 /* Padding and output size of one axis; in, out: positions. */
 static eie_status conv_axis(const eie_conv_params *p, const eie_conv_axis *a, uint32_t s, int64_t in, int64_t *begin, int64_t *out) {
     const int64_t span = (int64_t)(a->kernel - 1) * a->dilation + 1;

@@ -84,15 +84,9 @@ static uint64_t run_lists(const eie_matrix *m, const float *x, uint64_t batch, c
     return done;
 }
 
-eie_status eie_gemm_run(const eie_layer *layer, const float *x, uint64_t batch, const float *bias, float *y, const eie_parallel *parallel) {
-    if (layer == NULL || layer->kind != EIE_LAYER_GEMM) return EIE_E_ARGUMENT;
-    const eie_matrix *m = &((const eie_gemm *)layer)->matrix;
-    if (batch == 0 || m->out == 0) return EIE_OK;
-    const uint64_t done = run_lists(m, x, batch, bias, y, parallel);
-    if (done == batch) return EIE_OK;
-    x += done * m->in;
-    y += done * m->out;
-    batch -= done;
+/* By steps. */
+static eie_status run_steps(const eie_matrix *m, const float *x, uint64_t batch, const float *bias, float *y, const eie_parallel *parallel) {
+    if (batch == 0) return EIE_OK;
     const size_t held = batch < EIE_MATRIX_VECTORS ? (size_t)batch : EIE_MATRIX_VECTORS;
     eie_vector vectors[EIE_MATRIX_VECTORS];
     eie_gemm_call c = {.matrix = m, .bias = bias, .buffer_bytes = eie_matrix_vector_bytes(m), .vectors = vectors, .groups = TASK_SUMS / m->sums};
@@ -109,5 +103,39 @@ eie_status eie_gemm_run(const eie_layer *layer, const float *x, uint64_t batch, 
         eie_for(parallel, (m->groups + c.groups - 1) / c.groups, multiply, &c);
     }
     free(memory);
+    return EIE_OK;
+}
+
+typedef struct {
+    const eie_follower *followers;
+    size_t count, out;
+    eie_follow_kernel *run;
+    float *y;
+} eie_gemm_followers;
+
+static void follow(void *context, size_t b) {
+    const eie_gemm_followers *g = context;
+    for (size_t i = 0; i < g->count; i++) {
+        eie_follower f = g->followers[i];
+        if (f.kind == EIE_FOLLOW_ADD) f.operand += b * g->out;
+        if (f.kind == EIE_FOLLOW_ADD_CHANNEL) f.kind = EIE_FOLLOW_ADD; /* a channel is an output */
+        g->run(&f, g->out, g->y + b * g->out);
+    }
+}
+
+eie_status eie_gemm_run(const eie_layer *layer, const float *x, uint64_t batch, const float *bias, float *y, const eie_parallel *parallel) {
+    return eie_gemm_run_followed(layer, x, batch, bias, NULL, 0, y, parallel);
+}
+
+eie_status eie_gemm_run_followed(const eie_layer *layer, const float *x, uint64_t batch, const float *bias, const eie_follower *followers, uint64_t count,
+                                 float *y, const eie_parallel *parallel) {
+    if (layer == NULL || layer->kind != EIE_LAYER_GEMM || !eie_followers_check(followers, count)) return EIE_E_ARGUMENT;
+    const eie_matrix *m = &((const eie_gemm *)layer)->matrix;
+    if (batch == 0 || m->out == 0) return EIE_OK;
+    const uint64_t done = run_lists(m, x, batch, bias, y, parallel);
+    const eie_status status = run_steps(m, x + done * m->in, batch - done, bias, y + done * m->out, parallel);
+    if (status != EIE_OK) return status;
+    eie_gemm_followers after = {followers, (size_t)count, m->out, (eie_follow_kernel *)eie_kernel_find(EIE_FOLLOWERS, 0)->run, y};
+    eie_for(parallel, count > 0 ? (size_t)batch : 0, follow, &after);
     return EIE_OK;
 }

@@ -26,3 +26,12 @@ eie_status eie_weight_check(const eie_weight *weight, size_t *elements) {
     *elements = count;
     return EIE_OK;
 }
+
+bool eie_followers_check(const eie_follower *followers, uint64_t count) {
+    if (count > 0 && followers == NULL) return false;
+    for (uint64_t i = 0; i < count; i++) {
+        const int32_t kind = followers[i].kind;
+        if (kind < EIE_FOLLOW_ADD || kind > EIE_FOLLOW_LEAKY || (kind <= EIE_FOLLOW_ADD_CHANNEL && followers[i].operand == NULL)) return false;
+    }
+    return true;
+}

@@ -30,6 +30,13 @@ static inline void eie_for(const eie_parallel *parallel, size_t count, eie_task 
     }
 }
 
+/* Memory for one run, aligned to 64 bytes, its contents left over from others; NULL: none is left. Any thread may give it back. */
+void *eie_scratch_take(size_t bytes);
+void eie_scratch_give(void *buffer);
+
+/* Kinds that are, operands where they are needed. */
+bool eie_followers_check(const eie_follower *followers, uint64_t count);
+
 /* Weight well-formed: rank and dims agree with nothing overflowing, codebook[0] == 0, every code below codebook_size. */
 eie_status eie_weight_check(const eie_weight *weight, size_t *elements);
 

@@ -7,16 +7,58 @@
 
 static size_t item_bytes(eie_format format) { return format == EIE_F32 ? sizeof(float) : format == EIE_I16 ? sizeof(int16_t) : 1; }
 
-size_t eie_matrix_vector_bytes(const eie_matrix *m) { return (m->padded * item_bytes(m->format) + 63) & ~(size_t)63; }
+static size_t lines(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 
-static bool used_as_it_is(const eie_matrix *m) { return m->format == EIE_F32 && m->padded == m->in; }
+size_t eie_matrix_plane(const eie_matrix *m) { return m->format != EIE_U8 && eie_form_planes(m->kernel->form) ? lines(m->padded) : 0; }
+
+/* i16 is quantized behind the first of its planes, and taken apart in place. */
+size_t eie_matrix_vector_bytes(const eie_matrix *m) {
+    const size_t plane = eie_matrix_plane(m);
+    return plane > 0 ? plane * (m->format == EIE_F32 ? 4 : 3) : lines(m->padded * item_bytes(m->format));
+}
+
+static bool used_as_it_is(const eie_matrix *m) { return m->format == EIE_F32 && m->padded == m->in && eie_matrix_plane(m) == 0; }
+
+/* The bytes of n numbers, the first of each to the first plane, and so on. int16 may begin at the second plane: what is written is read
+ * by then, in blocks of fixed size, which compilers turn into shuffles. */
+enum { SPLIT = 32 };
+
+static void split_i16(const int16_t *q, size_t n, size_t plane, uint8_t *to) {
+    for (size_t at = 0; at < n; at += SPLIT) {
+        uint16_t word[SPLIT] = {0};
+        uint8_t byte[2][SPLIT];
+        const size_t count = n - at < SPLIT ? n - at : SPLIT;
+        memcpy(word, q + at, count * sizeof *word);
+        for (size_t i = 0; i < SPLIT; i++) byte[0][i] = (uint8_t)word[i];
+        for (size_t i = 0; i < SPLIT; i++) byte[1][i] = (uint8_t)(word[i] >> 8);
+        for (size_t b = 0; b < 2; b++) memcpy(to + b * plane + at, byte[b], count);
+    }
+}
+
+static void split_f32(const float *x, size_t n, size_t plane, uint8_t *to) {
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        for (size_t b = 0; b < 4; b++) to[b * plane + i] = (uint8_t)(bits >> 8 * b);
+    }
+}
 
 void eie_matrix_vector(const eie_matrix *m, const float *x, void *buffer, eie_vector *v) {
-    const size_t item = item_bytes(m->format);
+    const size_t item = item_bytes(m->format), plane = eie_matrix_plane(m);
     v->x = buffer;
     v->finite = true;
     if (used_as_it_is(m)) {
         v->x = x;
+        return;
+    }
+    if (plane > 0) {
+        uint8_t *to = buffer;
+        int16_t *q = (int16_t *)(to + plane);
+        if (m->format == EIE_I16) v->finite = m->quantize_i16(x, m->in, q, &v->exponent);
+        const size_t kept = v->finite ? m->in : 0;
+        if (m->format == EIE_I16) split_i16(q, kept, plane, to);
+        else split_f32(x, kept, plane, to);
+        for (size_t b = 0; b < item; b++) memset(to + b * plane + kept, 0, m->padded - kept);
         return;
     }
     if (m->format == EIE_F32) {
@@ -83,7 +125,7 @@ void eie_matrix_rows(const eie_matrix *m, const eie_vector *vectors, size_t coun
         eie_sums sums, part;
         if (m->panel_count == 0) memset(&sums, 0, sizeof sums);
         for (size_t p = 0; p < m->panel_count; p++) {
-            const void *x = (const uint8_t *)vectors[0].x + m->panels[p].column * item;
+            const void *x = (const uint8_t *)vectors[0].x + m->panels[p].column * (eie_matrix_plane(m) > 0 ? 1 : item);
             run(&m->panels[p].panel, x, stride, count, g, stop, m->panel_count > 1 ? &part : &sums);
             if (m->panel_count > 1) add_panel(m, vectors, count, p, g * m->sums, n, &part, &sums);
         }

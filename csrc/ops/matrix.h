@@ -33,9 +33,23 @@ typedef struct {
     eie_matrix_later *later;
 } eie_matrix;
 
+/* EIE_PLANE: the place among a panel's weights of an entry (two a row) of a step, such that it meets its activation: unpacking takes the
+ * halves of 16 bytes apart, for each byte that a number has more; in u8 two steps are unpacked together. */
+static inline size_t eie_plane_place(eie_format format, size_t step, size_t entry) {
+    const size_t lane = entry / 16, at = entry % 16;
+    if (format == EIE_F32) return step * 32 + at / 4 * 8 + lane * 4 + at % 4;
+    if (format == EIE_I16) return step * 32 + at / 8 * 16 + lane * 8 + at % 8;
+    return step / 2 * 64 + at / 8 * 32 + lane * 16 + at % 8 / 2 * 4 + step % 2 * 2 + at % 2;
+}
+
+/* EIE_PLANE16, EIE_NIBBLE16: the place of its code among the 64 nibbles of two steps, the low ones first. */
+static inline size_t eie_plane_code(eie_format format, size_t step, size_t entry) {
+    return format == EIE_U8 ? eie_plane_place(EIE_U8, step % 2, entry) : step % 2 * 32 + entry;
+}
+
 /* A vector as the kernels want it. */
 typedef struct {
-    const void *x; /* padded: float, uint8 or int16 */
+    const void *x; /* padded: float, uint8 or int16, or planes of the bytes of those */
     bool finite;
     float scale;   /* u8 */
     int32_t zero;  /* u8 */
@@ -47,6 +61,8 @@ eie_status eie_matrix_pack(const uint8_t *codes, const float *codebook, uint32_t
                            eie_format format, eie_matrix *matrix);
 void eie_matrix_free(eie_matrix *matrix); /* what it holds */
 
+/* Bytes between the planes of a vector; 0: the kernel takes none. */
+size_t eie_matrix_plane(const eie_matrix *matrix);
 /* Bytes of the buffer that eie_matrix_vector fills, a multiple of 64. */
 size_t eie_matrix_vector_bytes(const eie_matrix *matrix);
 /* Quantizes x[0..in), or copies it; in f32, where nothing needs padding, x itself is used. */

@@ -47,6 +47,16 @@ static eie_entry entry_at(const eie_matrix *m, const eie_panel *p, size_t step, 
         column = word >> step % 3 * 10 & 31;
         code = word >> (step % 3 * 10 + 5) & 31;
         break;
+    case EIE_PLANE:
+        column = (p->index[at] & 15) | (p->index[at] & 128) >> 3;
+        return (eie_entry){column, number_at(m->format, p->weight, eie_plane_place(m->format, step, entry))};
+    case EIE_PLANE16:
+    case EIE_NIBBLE16:
+        word = (uint32_t)eie_plane_code(m->format, step, entry);
+        code = p->weight[step / 2 * 32 + word % 32] >> word / 32 * 4 & 15;
+        if (m->kernel->form == EIE_PLANE16) column = (p->index[at] & 15) | (p->index[at] & 128) >> 3;
+        else column = p->index[step / 2 * 32 + entry] >> step % 2 * 4 & 15;
+        break;
     }
     return (eie_entry){column, number_at(m->format, p->table, code)};
 }

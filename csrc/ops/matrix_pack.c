@@ -1,4 +1,5 @@
 /* How the entries of a matrix become the steps of a panel. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,6 +30,32 @@ typedef struct {
 
 static size_t item_bytes(eie_format format) { return format == EIE_F32 ? sizeof(float) : format == EIE_I16 ? sizeof(int16_t) : 1; }
 
+/* Bit 8 i + 7 of the result is set where byte i in memory order of v, counted from the lowest, is not zero. */
+static uint64_t nonzero_bytes(uint64_t v) {
+    const uint64_t low = 0x7f7f7f7f7f7f7f7fu;
+    return (((v & low) + low) | v) & ~low;
+}
+
+static size_t lowest_byte(uint64_t flags) {
+#if defined(__GNUC__)
+    return (size_t)__builtin_ctzll(flags) / 8;
+#else
+    size_t i = 0;
+    while (!(flags >> 8 * i & 0x80)) i++;
+    return i;
+#endif
+}
+
+static uint64_t eight_bytes(const uint8_t *from, size_t n) {
+    uint64_t v = 0;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    for (size_t i = 0; i < n; i++) v |= (uint64_t)from[i] << 8 * i;
+#else
+    memcpy(&v, from, n);
+#endif
+    return v;
+}
+
 static void collect(const eie_source *s, size_t group, eie_entries *to) {
     const eie_matrix *m = s->matrix;
     size_t count = 0;
@@ -37,16 +64,12 @@ static void collect(const eie_source *s, size_t group, eie_entries *to) {
         to->begin[i] = count;
         if (r == EIE_NO_ROW) continue;
         const uint8_t *row = s->codes + (size_t)r * m->in + s->column;
-        for (size_t c = 0; c < s->width;) {
-            uint64_t eight;
-            if (s->width - c >= 8 && (memcpy(&eight, row + c, 8), eight == 0)) {
-                c += 8;
-                continue;
-            }
-            for (const size_t stop = s->width - c >= 8 ? c + 8 : s->width; c < stop; c++) {
-                to->column[count] = (uint16_t)c;
-                to->code[count] = row[c];
-                count += row[c] != 0;
+        for (size_t c = 0; c < s->width; c += 8) {
+            const uint64_t eight = s->width - c >= 8 ? eight_bytes(row + c, 8) : eight_bytes(row + c, s->width - c);
+            for (uint64_t flags = nonzero_bytes(eight); flags != 0; flags &= flags - 1) {
+                const size_t at = lowest_byte(flags);
+                to->column[count] = (uint16_t)(c + at);
+                to->code[count++] = (uint8_t)(eight >> 8 * at);
             }
         }
     }
@@ -86,6 +109,19 @@ static void put(const eie_source *s, const eie_writer *w, size_t step, size_t en
         w->index[(step / 2 * 32 + entry) * 2 + step % 2] = (uint8_t)column;
         w->weight[(step / 4 * 32 + entry) * 2 + step % 4 / 2] |= (uint8_t)(code << step % 2 * 4);
         break;
+    case EIE_PLANE:
+        w->index[at] = (uint8_t)((column & 15) | (column & 16) << 3);
+        memcpy(w->weight + eie_plane_place(s->matrix->format, step, entry) * item_bytes(s->matrix->format),
+               (const uint8_t *)s->values + code * item_bytes(s->matrix->format), item_bytes(s->matrix->format));
+        break;
+    case EIE_PLANE16:
+    case EIE_NIBBLE16: {
+        const size_t place = eie_plane_code(s->matrix->format, step, entry);
+        if (k->form == EIE_PLANE16) w->index[at] = (uint8_t)((column & 15) | (column & 16) << 3);
+        else w->index[step / 2 * 32 + entry] |= (uint8_t)(column << step % 2 * 4);
+        w->weight[step / 2 * 32 + place % 32] |= (uint8_t)(code << place / 32 * 4);
+        break;
+    }
     case EIE_TRIPLE32: {
         uint32_t word;
         memcpy(&word, w->index + (step / 3 * LANES + entry) * 4, sizeof word);
@@ -162,29 +198,35 @@ static uint8_t *allocate(size_t bytes, void **memory) {
     return begin;
 }
 
-/* Bytes of the parts of a panel, a multiple of 64 each: first, origin, select, index, weight, high, upper, table, row_sum. */
-enum { PARTS = 9 };
+/* Bytes of the parts of a panel, a multiple of 64 each: first, origin, select, index, weight, high, upper, table, row_sum, start. */
+enum { PARTS = 10 };
 static void sizes(const eie_kernel *k, eie_format format, size_t groups, size_t steps, size_t *bytes) {
     const size_t entries = steps * LANES * k->per;
     bytes[0] = (groups + 1) * sizeof(size_t);
     bytes[1] = steps * sizeof(uint16_t);
     bytes[2] = k->sets > 1 ? steps * sizeof(uint16_t) : 0;
-    bytes[3] = k->form == EIE_TRIPLE32 ? steps / 3 * 64 : entries;
-    bytes[4] = k->form == EIE_VALUE ? entries * item_bytes(format) : k->form == EIE_CODE16 || k->form == EIE_WORD16 ? entries / 2 : 0;
+    bytes[3] = k->form == EIE_TRIPLE32 ? steps / 3 * 64 : k->form == EIE_NIBBLE16 ? entries / 2 : entries;
+    const bool nibbles = k->form == EIE_CODE16 || k->form == EIE_WORD16 || k->form == EIE_PLANE16 || k->form == EIE_NIBBLE16;
+    bytes[4] = k->form == EIE_VALUE || k->form == EIE_PLANE ? entries * item_bytes(format) : nibbles ? entries / 2 : 0;
     bytes[5] = k->form == EIE_SPLIT16 ? steps * 16 : 0;
     bytes[6] = k->form == EIE_SPLIT16 ? steps * sizeof(uint64_t) : 0;
     bytes[7] = k->codes * item_bytes(format);
     bytes[8] = format == EIE_U8 ? groups * LANES * k->sets * sizeof(int32_t) : 0;
+    bytes[9] = bytes[8];
     for (int i = 0; i < PARTS; i++) bytes[i] = (bytes[i] + 63) / 64 * 64;
 }
 
-static void sum_rows(const eie_source *s, int32_t *sums) {
-    const eie_matrix *m = s->matrix;
+/* Sums of the weights of a group's rows, and the `start` of kernels.h. */
+static void sum_rows(const eie_source *s, const eie_entries *e, int32_t *sums, int32_t *start) {
     const int8_t *values = s->values;
-    for (size_t i = 0; i < m->groups * m->sums; i++) {
-        if (m->order[i] == EIE_NO_ROW) continue;
-        const uint8_t *row = s->codes + (size_t)m->order[i] * m->in + s->column;
-        for (size_t c = 0; c < s->width; c++) sums[i] += values[row[c]];
+    for (size_t i = 0; i < s->matrix->sums; i++) {
+        int32_t negative = 0;
+        sums[i] = 0;
+        for (size_t k = e->begin[i]; k < e->begin[i + 1]; k++) {
+            sums[i] += values[e->code[k]];
+            negative += values[e->code[k]] < 0 ? values[e->code[k]] : 0;
+        }
+        start[i] = 128 * sums[i] - negative;
     }
 }
 
@@ -213,12 +255,13 @@ static eie_status pack_panel(const eie_source *s, eie_entries *entries, eie_matr
     for (size_t g = 0; g < m->groups; g++) {
         collect(s, g, entries);
         schedule(s, k, entries, ((const size_t *)part[0])[g], &writer);
+        if (m->format == EIE_U8) sum_rows(s, entries, (int32_t *)part[8] + g * m->sums, (int32_t *)part[9] + g * m->sums);
     }
     if (k->codes > 0) memcpy(part[7], s->values, s->codebook_size * item_bytes(m->format));
     to->row_sum = (int32_t *)part[8];
-    if (m->format == EIE_U8) sum_rows(s, to->row_sum);
     to->column = s->column;
-    to->panel = (eie_panel){m->groups, (const size_t *)part[0], writer.origin, writer.select, part[3], part[4], part[5], writer.upper, part[7], total > NEAR};
+    to->panel = (eie_panel){m->groups, (const size_t *)part[0], writer.origin, writer.select, part[3], part[4], part[5], writer.upper, part[7],
+                            (const int32_t *)part[9], eie_matrix_plane(m), total > NEAR};
     *held += total;
     return EIE_OK;
 }
@@ -269,40 +312,50 @@ static void shape(eie_matrix *m, const eie_kernel *k) {
     if (m->panel_count > 1 && last < k->window) m->padded += k->window - last;
 }
 
+/* Clock cycles of a step, roughly, measured where the weights stay in the first two caches. */
+static double step_cycles(const eie_kernel *k, eie_format format) {
+    switch (k->form) {
+    case EIE_SPLIT16: return 6.6;
+    case EIE_WORD16: return k->window > 32 ? 6.2 : 4.7;
+    case EIE_PLANE16: return format == EIE_F32 ? 16.8 : format == EIE_I16 ? 7.2 : 4.2;
+    case EIE_NIBBLE16: return format == EIE_F32 ? 14.5 : format == EIE_I16 ? 6.0 : 3.8;
+    default: return 3.7;
+    }
+}
+
 /* Clock cycles of a product, roughly: of computing, or of reading where the weights don't fit the second-level cache.
  * Figures: docs/kernels.md. */
 static double cycles(const eie_matrix *m, size_t steps) {
     size_t bytes[PARTS], total = 0;
     sizes(m->kernel, m->format, m->groups, steps, bytes);
     for (int i = 0; i < PARTS; i++) total += bytes[i];
-    const eie_form form = m->kernel->form;
-    const double step = form == EIE_SPLIT16 ? 6.6 : form == EIE_WORD16 && m->kernel->window > 32 ? 6.2 : form == EIE_WORD16 ? 4.7 : 3.7;
-    const double computing = (double)steps * step, reading = (double)total / (total < NEAR ? 40 : 8);
+    const double computing = (double)steps * step_cycles(m->kernel, m->format), reading = (double)total / (total < NEAR ? 40 : 8);
     return computing > reading ? computing : reading;
 }
 
-/* Whether another form of the same instruction set is expected to be faster: judged on a sample of the groups. */
-static eie_status choose(eie_matrix *m, const eie_source *s, eie_entries *entries, bool *other) {
-    double best = 0;
-    const eie_kernel *first = m->kernel, *second = eie_kernel_other(first, s->codebook_size);
-    *other = false;
-    if (second == NULL || m->out < 64) return EIE_OK;
-    for (int turn = 0; turn < 2; turn++) {
+/* The form of this instruction set that is expected to be fastest: judged on a sample of the groups. */
+static const eie_kernel *choose(const eie_matrix *m, const eie_source *s, eie_entries *entries) {
+    const eie_kernel *best = m->kernel;
+    double least = INFINITY;
+    if (m->out < 64) return best;
+    for (const eie_kernel *k = m->kernel; k != NULL; k = k->codes > 0 ? eie_kernel_other(k, s->codebook_size) : NULL) {
         size_t steps = 0, seen = 0;
         eie_matrix tried = *m;
         eie_source from = *s;
         from.matrix = &tried;
-        shape(&tried, turn == 0 ? first : second);
+        shape(&tried, k);
         tried.groups = m->out / tried.sums; /* the order of whole groups is all it needs: of the first kind, whichever it is */
         for (size_t g = 0; g < tried.groups; g += (tried.groups + 15) / 16, seen++) {
             collect(&from, g, entries);
-            steps += schedule(&from, tried.kernel, entries, 0, NULL);
+            steps += schedule(&from, k, entries, 0, NULL);
         }
         const double time = seen > 0 ? cycles(&tried, steps * tried.groups / seen) : 0;
-        if (turn == 1) *other = time < best;
-        best = time;
+        if (time < least) {
+            least = time;
+            best = k;
+        }
     }
-    return EIE_OK;
+    return best;
 }
 
 static eie_status pack(eie_matrix *m, eie_source *s) {
@@ -311,13 +364,13 @@ static eie_status pack(eie_matrix *m, eie_source *s) {
     if (status != EIE_OK) return status;
     const size_t room = (most < EIE_PANEL ? most : EIE_PANEL) * MOST_ROWS + 8;
     eie_entries entries = {malloc(room * sizeof(uint16_t)), malloc(room), {0}};
-    bool other = false;
     if (entries.column == NULL || entries.code == NULL) status = EIE_E_MEMORY;
     s->width = m->in < EIE_PANEL ? m->in : EIE_PANEL;
-    if (status == EIE_OK) status = choose(m, s, &entries, &other);
-    if (status == EIE_OK && other) {
-        shape(m, eie_kernel_other(m->kernel, s->codebook_size));
+    const eie_kernel *best = status == EIE_OK ? choose(m, s, &entries) : m->kernel;
+    if (best != m->kernel) {
+        shape(m, best);
         free(m->order);
+        m->order = NULL;
         status = arrange(m, s->codes, &most);
     }
     m->panels = calloc(m->panel_count + 1, sizeof *m->panels);

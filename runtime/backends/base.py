@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..weight import Weight
 
 if TYPE_CHECKING:
+    from ..followers import Follower
     from .cpu import Verdict
 
 Activations = Literal["f32", "i16", "u8"]
@@ -52,12 +53,15 @@ class Compiled:
         kernel: what that is called in reports.
         why: one sentence; "" where every layer runs this way.
         bytes: of the weight in memory; 0 where that is not known.
+        follow: the same layer with followers behind it: takes the node's inputs, as many as the operator has at most, then
+            the operands of the followers that have one. None where operators behind the layer run by themselves.
     """
 
     run: Run
     kernel: str
     why: str = ""
     bytes: int = 0
+    follow: Callable[[Sequence[Follower]], Run] | None = None
 
     def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
         return self.run(inputs)

@@ -13,6 +13,7 @@ import numpy as np
 
 from .._core import ffi, lib
 from ..errors import FormatError, InputError, UserError
+from ..followers import Follower, apply
 from ..weight import Weight
 from .base import ACTIVATIONS, Activations, Array, Compiled, LayerSpec
 from .inputs import LayerInputs
@@ -21,7 +22,9 @@ _FORMATS: dict[str, int] = {"f32": lib.EIE_F32, "i16": lib.EIE_I16, "u8": lib.EI
 _AUTO_PAD = {"NOTSET": lib.EIE_PAD_EXPLICIT, "SAME_UPPER": lib.EIE_PAD_SAME_UPPER, "SAME_LOWER": lib.EIE_PAD_SAME_LOWER,
              "VALID": lib.EIE_PAD_VALID}  # fmt: skip
 _STEP_NS = 25_000  # what it costs to leave ONNX Runtime for one layer and come back: Python, two cffi calls, views
-_CONV_GAIN = 2.0  # the same for a convolution, whose size is not known at load: the least speed-up worth it
+_CONV_GAIN = 2.5  # the same for a convolution, whose size is not known at load: the least speed-up worth it
+_FOLLOW = {"Add": lib.EIE_FOLLOW_ADD, "Add channel": lib.EIE_FOLLOW_ADD_CHANNEL, "Relu": lib.EIE_FOLLOW_RELU,
+           "Clip": lib.EIE_FOLLOW_CLIP, "LeakyRelu": lib.EIE_FOLLOW_LEAKY}  # fmt: skip
 _DIRECTIONS = {"forward": lib.EIE_FORWARD, "reverse": lib.EIE_REVERSE, "bidirectional": lib.EIE_BIDIRECTIONAL}
 
 
@@ -34,12 +37,14 @@ class Verdict:
         kernel: name of the kernel, or ``dense``.
         why: one sentence.
         speedup: how many times faster it is expected to be than the other way; 0 where there is no other.
+        vector_ns: expected time, for one input vector of a matrix or one output position of a convolution; 0: not known.
     """
 
     dense: bool
     kernel: str
     why: str
     speedup: float = 0.0
+    vector_ns: float = 0.0
 
 
 def isa() -> str:
@@ -70,20 +75,24 @@ def verdict_of(op: str, attributes: Mapping[str, Any], weight: Weight, activatio
         )
         if step and activations == "f32" and not verdict.dense and verdict.speedup < _CONV_GAIN:
             why = f"{weight.density:.0%} kept: {verdict.speedup:.1f} times dense is not worth a step of its own"
-            return Verdict(True, "dense", why, 1 / verdict.speedup)
+            return Verdict(True, "dense", why, 1 / verdict.speedup, verdict.dense_ns)
     elif op in ("Gemm", "LSTM", "GRU"):
         out, inner = math.prod(weight.shape[:-1]), weight.shape[-1]
         lib.eie_gemm_choose(out, inner, weight.nonzeros, weight.codebook.size, _FORMATS[activations], verdict)
         saved = verdict.dense_ns - verdict.packed_ns
         if step and activations == "f32" and 0 <= saved < _STEP_NS:
             why = f"too small: the packed form would save {saved / 1000:.0f} us, and its own step costs {_STEP_NS / 1000:.0f} us"
-            return Verdict(True, "dense", why)
+            return Verdict(True, "dense", why, vector_ns=verdict.dense_ns)
     elif op == "Gather":
         return Verdict(False, "gather_f32_code256_scalar", "only the rows asked for are decoded")
     else:
         return Verdict(True, "dense", "decoded once at load: no compressed form of its reader")
     return Verdict(
-        bool(verdict.dense), ffi.string(verdict.kernel).decode(), ffi.string(verdict.why).decode(), verdict.speedup
+        bool(verdict.dense),
+        ffi.string(verdict.kernel).decode(),
+        ffi.string(verdict.why).decode(),
+        verdict.speedup,
+        verdict.dense_ns if verdict.dense else verdict.packed_ns,
     )
 
 
@@ -126,7 +135,8 @@ class CpuBackend:
             "Gemm": _Gemm, "Conv": _Conv, "ConvTranspose": _Conv, "LSTM": _Recurrent, "GRU": _Recurrent, "Gather": _Gather,
         }  # fmt: skip
         layer = makers[spec.op](spec, self._pool)
-        return Compiled(layer, layer.kernel, bytes=layer.bytes)
+        follow = partial(_Followed, layer) if isinstance(layer, _Gemm | _Conv) else None
+        return Compiled(layer, layer.kernel, bytes=layer.bytes, follow=follow)
 
     def verdict(self, spec: LayerSpec) -> Verdict | None:
         """Sparse or dense for a layer; None where there is no choice."""
@@ -206,34 +216,108 @@ class _Layer(ABC):
             raise InputError(f"{what}: {message(status)}", where=self.where)
 
 
-class _Gemm(_Layer):
+class _Product(_Layer):
+    """A layer whose output pass takes followers."""
+
+    axis: int  # of the channels, from the end
+
+    @abstractmethod
+    def bind(self, inputs: Sequence[Array | None],
+             after: Callable[[tuple[int, ...]], tuple[Any, int]] = lambda shape: (ffi.NULL, 0),
+             ) -> tuple[Callable[[], int], list[Array | None]]:  # fmt: skip
+        """As of every layer; ``after`` gives the ``eie_follower *`` for an output of a shape, and how many there are."""
+
+
+class _Followed:
+    """A layer and what follows it, in one call."""
+
+    def __init__(self, layer: _Product, followers: Sequence[Follower]) -> None:
+        self._layer, self._followers = layer, tuple(followers)
+        self._operands = sum(f.operand for f in followers)
+        self._fixed = self._array([])
+
+    def _array(self, operands: Sequence[Array]) -> Any:
+        made, rest = ffi.new("eie_follower[]", len(self._followers)), iter(operands)
+        for f, to in zip(self._followers, made, strict=True):
+            to.kind = _FOLLOW["Add channel" if f.channels is not None else f.op]
+            to.low, to.high = f.low, f.high
+            if f.op == "Add" and (f.channels is not None or operands):
+                to.operand = _floats(next(rest) if f.channels is None else f.channels)
+        return made
+
+    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
+        layer, count = self._layer, len(self._followers)
+        if not self._operands:
+            call, outputs = layer.bind(inputs, lambda shape: (self._fixed, count))
+            layer.check(call(), "can't run")
+            return outputs
+        operands = [layer.inputs.operand(a) for a in inputs[-self._operands :]]
+        fits: list[bool] = []
+
+        def after(shape: tuple[int, ...]) -> tuple[Any, int]:
+            fits.append(all(a.shape == shape for a in operands))
+            return (self._array(operands), count) if fits[0] else (ffi.NULL, 0)
+
+        call, outputs = layer.bind(inputs[: -self._operands], after)
+        layer.check(call(), "can't run")
+        if fits[0] or outputs[0] is None:
+            return outputs
+        return [apply(self._followers, outputs[0], operands, axis=layer.axis)]  # shapes that broadcast
+
+
+class _Gemm(_Product):
+    axis = -1
+
     def _create(self, spec: LayerSpec, weights: Sequence[tuple[Any, ...]], made: Any) -> int:
         self.out = spec.weights[0].shape[0]
         return int(lib.eie_gemm_create(weights[0][0], _FORMATS[spec.activations], made))
 
-    def bind(self, inputs: Sequence[Array | None]) -> tuple[Callable[[], int], list[Array | None]]:
+    def bind(self, inputs: Sequence[Array | None],
+             after: Callable[[tuple[int, ...]], tuple[Any, int]] = lambda shape: (ffi.NULL, 0),
+             ) -> tuple[Callable[[], int], list[Array | None]]:  # fmt: skip
         x, bias = self.inputs.gemm(inputs)
         y = np.empty((*x.shape[:-1], self.out), np.float32)
         batch = math.prod(x.shape[:-1])
-        return partial(lib.eie_gemm_run, self._layer, _floats(x), batch, _floats(bias), _floats(y), self._pool), [y]
+        return partial(
+            lib.eie_gemm_run_followed,
+            self._layer,
+            _floats(x),
+            batch,
+            _floats(bias),
+            *after(y.shape),
+            _floats(y),
+            self._pool,
+        ), [y]
 
 
-class _Conv(_Layer):
+class _Conv(_Product):
     def _create(self, spec: LayerSpec, weights: Sequence[tuple[Any, ...]], made: Any) -> int:
         shape = spec.weights[0].shape
+        self.axis = 1 - len(shape)
         return int(
             lib.eie_conv_create(
                 weights[0][0], _conv_params(spec.op, spec.attributes, shape), _FORMATS[spec.activations], made
             )
         )
 
-    def bind(self, inputs: Sequence[Array | None]) -> tuple[Callable[[], int], list[Array | None]]:
+    def bind(self, inputs: Sequence[Array | None],
+             after: Callable[[tuple[int, ...]], tuple[Any, int]] = lambda shape: (ffi.NULL, 0),
+             ) -> tuple[Callable[[], int], list[Array | None]]:  # fmt: skip
         x, bias = self.inputs.conv(inputs)
         sizes, found = ffi.new("int64_t[]", list(x.shape[1:])), ffi.new("int64_t[]", x.ndim - 1)
         self.check(lib.eie_conv_output_dims(self._layer, sizes, found), f"can't take X of shape {list(x.shape)}")
         y = np.empty((x.shape[0], *found), np.float32)
+        n = x.shape[0]
         return partial(
-            lib.eie_conv_run, self._layer, _floats(x), x.shape[0], sizes, _floats(bias), _floats(y), self._pool
+            lib.eie_conv_run_followed,
+            self._layer,
+            _floats(x),
+            n,
+            sizes,
+            _floats(bias),
+            *after(y.shape),
+            _floats(y),
+            self._pool,
         ), [y]
 
 

@@ -88,6 +88,12 @@ class LayerInputs:
             )
         return x, self._optional(inputs, 1, "the bias", (out,))
 
+    def operand(self, given: Array | None) -> Floats:
+        """What is added to the output behind the layer."""
+        if given is None:
+            raise self._fail("an operand of an operator behind it is missing")
+        return self._floats(given)
+
     def indices(self, inputs: Sequence[Array | None]) -> npt.NDArray[np.int64]:
         """Rows of a table, negative ones from its end."""
         given: Any = inputs[0] if inputs else None

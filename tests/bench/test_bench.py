@@ -42,19 +42,20 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         Case("gemm", "gemm", (70, 300), 0.2),
         Case("conv", "conv", (8, 8, 3, 3), 0.2, 9, {"pads": [1] * 4}),
         Case("cell", "lstm", (12, 20), 0.3),
+        Case("step", "projected", (12, 20, 9), 0.3),
     ):
         monkeypatch.setitem(CASES, case.name, case)
 
 
 def test_every_kind_is_measured_beside_its_peers(small: None) -> None:
-    plan = Plan(("gemm", "conv", "cell"), (1, 3), ("warm",), runs=2)
+    plan = Plan(("gemm", "conv", "cell", "step"), (1, 3), ("warm",), runs=2)
     groups = list(plan.measure())
     assert len(groups) == plan.steps()
     rows = [row for group in groups for row in group]
     assert all(row.keys() >= ROW and 0 < row["p10_us"] <= row["median_us"] <= row["p90_us"] for row in rows)
     assert {(r["layer"], r["pattern"], r["batch"]) for r in rows} == {
         ("gemm", "unstructured", 1), ("gemm", "unstructured", 3), ("gemm", "balanced", 1), ("gemm", "balanced", 3),
-        ("conv", "unstructured", 1), ("conv", "block", 1), ("cell", "balanced", 1),
+        ("conv", "unstructured", 1), ("conv", "block", 1), ("cell", "balanced", 1), ("step", "balanced", 1),
     }  # fmt: skip
     assert {r["system"] for r in rows if r["layer"] == "gemm"} == {
         "ort fp32",
@@ -80,7 +81,7 @@ def test_layers_command_prints_json(small: None) -> None:
 def test_model_command_prints_json(tmp_path: Path) -> None:
     artifact = tmp_path / "m.eie.onnx"
     optimize(LENET).save(artifact)
-    done = CliRunner().invoke(app, ["bench", "model", str(artifact), "--against", str(LENET), "--runs", "2", "--json"])
+    done = CliRunner().invoke(app, ["bench", "model", str(artifact), "--against", str(LENET), "--runs", "2", "--clock", "cpu", "--json"])
     assert done.exit_code == 0, done.output
     rows = json.loads(done.stdout)["rows"]
     assert [row["system"] for row in rows] == ["ort fp32", "eie cpu", "eie ort", "eie library"]
@@ -91,6 +92,7 @@ def test_model_command_prints_json(tmp_path: Path) -> None:
     ["layers", "--layer", "Alex-9"], ["layers", "--batch", "0"], ["layers", "--cache", "hot"], ["layers", "--pattern", "x"],
     ["layers", "--formats", "f16"], ["layers", "--isa", "mmx"], ["layers", "--layer", ","],
     ["layers", "--layer", "NT-We", "--cache", "warm", "--with", "abacus"],
+    ["layers", "--clock", "sun"], ["layers", "--clock", "cpu", "--threads", "2"],
     ["model", str(LENET), "--against", str(LENET)], ["model", "no.onnx", "--against", str(LENET)],
 ])  # fmt: skip
 def test_what_is_not_there_is_refused(arguments: list[str]) -> None:

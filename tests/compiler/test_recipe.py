@@ -76,7 +76,7 @@ def test_a_rule_that_matches_nothing_names_the_nearest() -> None:
     ("text", "says"),
     [
         ("passes = 3", "list of names"),
-        ('passes = ["prune"]', "prune"),
+        ('passes = ["shrink"]', "shrink"),
         ('passes = ["cluster{bit=3}"]', "bit"),
         ('passes = ["cluster{bits=99}"]', "bits"),
         ("[clutser]\nbits = 4", "Did you mean 'cluster'"),

@@ -104,6 +104,64 @@ static void compare(make_layer *make, run_layer *run, const void *what, size_t o
     require(eie_isa_select(eie_isa_available(0)) == EIE_OK, "the best instruction set can't be chosen", name);
 }
 
+/* ---- followers ------------------------------------------------------------------------------------------------------- */
+
+/* One to three followers of an output of `channels` times `inner` elements, `total` in all; operands to be freed by free_followers. */
+enum { FOLLOWERS = 3 };
+
+static uint64_t draw_followers(eie_follower *f, size_t channels, size_t total) {
+    const uint64_t count = 1 + draw(FOLLOWERS);
+    for (uint64_t i = 0; i < count; i++) {
+        f[i] = (eie_follower){.kind = (int32_t)draw(5), .low = number(), .high = number()};
+        if (f[i].kind <= EIE_FOLLOW_ADD_CHANNEL) f[i].operand = numbers(f[i].kind == EIE_FOLLOW_ADD ? total : channels);
+    }
+    return count;
+}
+
+static void free_followers(eie_follower *f, uint64_t count) {
+    for (uint64_t i = 0; i < count; i++) free((void *)(uintptr_t)f[i].operand);
+}
+
+/* Followers one after the other, in the words of eie.h; a channel has `inner` elements. */
+static void apply(const eie_follower *f, uint64_t count, size_t channels, size_t inner, size_t total, float *y) {
+    for (uint64_t k = 0; k < count; k++) {
+        for (size_t i = 0; i < total; i++) {
+            if (f[k].kind == EIE_FOLLOW_ADD) y[i] += f[k].operand[i];
+            else if (f[k].kind == EIE_FOLLOW_ADD_CHANNEL) y[i] += f[k].operand[i / inner % channels];
+            else if (f[k].kind == EIE_FOLLOW_RELU) y[i] = y[i] < 0 ? 0 : y[i];
+            else if (f[k].kind == EIE_FOLLOW_LEAKY) y[i] = y[i] < 0 ? f[k].low * y[i] : y[i];
+            else if (y[i] < f[k].low) y[i] = f[k].low > f[k].high ? f[k].high : f[k].low;
+            else if (y[i] > f[k].high) y[i] = f[k].high;
+        }
+    }
+}
+
+static void require_same_bits(const float *a, const float *b, size_t n, const char *what, const char *where) {
+    for (size_t i = 0; i < n; i++) require(memcmp(a + i, b + i, sizeof *a) == 0 || (isnan(a[i]) && isnan(b[i])), what, where);
+}
+
+static float any(void);
+
+static void test_follow_kernels(void) {
+    for (size_t k = 0; k < eie_kernel_count; k++) {
+        const eie_kernel *kernel = &eie_kernels[k];
+        bool here = false;
+        for (size_t a = 0; eie_isa_available(a) != NULL; a++) here |= strcmp(eie_isa_available(a), kernel->isa) == 0;
+        if (kernel->kind != EIE_FOLLOWERS || !here) continue;
+        for (size_t i = 0; i < 500; i++) { /* buffers of just this size, with odd numbers */
+            const size_t n = i % 75;
+            float *a = numbers(n), *b = numbers(n), *operand = numbers(n + 1);
+            for (size_t j = 0; j < n; j++) a[j] = b[j] = any();
+            const eie_follower f = {(int32_t)draw(5), number(), number(), operand};
+            ((eie_follow_kernel *)kernel->run)(&f, n, a);
+            apply(&f, 1, 1, n, n, b);
+            require_same_bits(a, b, n, "followers differ", kernel->name);
+            free(a), free(b), free(operand);
+        }
+        note(kernel->name);
+    }
+}
+
 /* ---- Gemm ------------------------------------------------------------------------------------------------------------ */
 
 typedef struct {
@@ -118,7 +176,17 @@ static eie_status make_gemm(const void *what, eie_format format, eie_layer **lay
 
 static eie_status run_gemm(const eie_layer *layer, const void *what, float *y, const eie_parallel *parallel) {
     const gemm_case *c = what;
-    return eie_gemm_run(layer, c->x, c->batch, c->bias, y, parallel);
+    const size_t out = (size_t)c->weight->dims[0], total = out * (size_t)c->batch;
+    eie_follower f[FOLLOWERS];
+    const uint64_t count = draw_followers(f, out, total);
+    float *expected = numbers(total);
+    require(eie_gemm_run(layer, c->x, c->batch, c->bias, expected, parallel) == EIE_OK, "a matrix can't run", "gemm");
+    apply(f, count, out, 1, total, expected);
+    const eie_status status = eie_gemm_run_followed(layer, c->x, c->batch, c->bias, f, count, y, parallel);
+    require_same_bits(y, expected, total, "followers of a matrix differ", eie_layer_kernel(layer));
+    free_followers(f, count);
+    free(expected);
+    return status == EIE_OK ? eie_gemm_run(layer, c->x, c->batch, c->bias, y, parallel) : status;
 }
 
 static void test_gemm(const eie_parallel *pool) {
@@ -277,6 +345,72 @@ static void test_batch_scale(void) {
 
 /* ---- convolution ------------------------------------------------------------------------------------------------------- */
 
+/* Every kernel, on every number of vectors and buffers of just the size it may read, against sums taken one by one. */
+static void test_conv_kernels(void) {
+    static const eie_format formats[] = {EIE_F32, EIE_I16, EIE_U8};
+    for (size_t k = 0; k < eie_kernel_count; k++) {
+        const eie_kernel *kernel = &eie_kernels[k];
+        bool here = false;
+        for (size_t a = 0; eie_isa_available(a) != NULL; a++) here |= strcmp(eie_isa_available(a), kernel->isa) == 0;
+        if (kernel->kind < EIE_CONV_F32 || kernel->kind > EIE_CONV_U8 || !here) continue;
+        const eie_format format = formats[kernel->kind - EIE_CONV_F32];
+        const size_t lanes = kernel->sets, pitch = 16, item = format == EIE_I16 ? 8 : 4;
+        for (int i = 0; i < 400; i++) {
+            const size_t rows = 1 + (size_t)draw(kernel->window), entries = i % 5 == 0 ? (size_t)draw(3) : (size_t)draw(60), lines = 40;
+            const bool fresh = draw(2);
+            const size_t places = (lines + rows - 1) * pitch;
+            uint32_t *x = aligned_alloc(64, places * 4), *offset = malloc(entries * 4 + 1), *weight = malloc(entries * 4 + 1);
+            uint8_t *y = malloc(rows * lanes * item), *before = malloc(rows * lanes * item);
+            require(x != NULL && offset != NULL && weight != NULL && y != NULL && before != NULL, "out of memory", "conv kernels");
+            for (size_t j = 0; j < places; j++) {
+                const float value = number();
+                if (format == EIE_F32) memcpy(x + j, &value, 4);
+                else if (kernel->per == 4) x[j] = (uint32_t)draw(1ull << 32);
+                else x[j] = format == EIE_I16 ? (uint32_t)(draw(65535) + 1) % 65535 << 16 | (uint32_t)draw(32768) : (uint32_t)(draw(256) << 16 | draw(256));
+                if (format == EIE_I16 && x[j] >> 16 == 32768) x[j] ^= 1u << 16; /* -32768 is no activation */
+            }
+            for (size_t e = 0; e < entries; e++) { /* weights of i16 so small that the sum of a call fits int32: docs/numerics.md */
+                const float value = number();
+                offset[e] = (uint32_t)(draw(lines) * 64 + (lanes < pitch ? draw(pitch - lanes + 1) * 4 : 0));
+                weight[e] = kernel->per == 4 ? (uint32_t)draw(1ull << 32) & 0x7f7f7f7fu : (uint16_t)(draw(1000) - 500) | (uint32_t)(draw(1000) - 500) << 16;
+                if (format == EIE_U8 && kernel->per == 2) weight[e] = (uint16_t)(draw(255) - 127) | (uint32_t)(draw(255) - 127) << 16;
+                if (format == EIE_F32) memcpy(weight + e, &value, 4);
+            }
+            for (size_t j = 0; j < rows * lanes; j++) {
+                const float value = number();
+                const int32_t whole = (int32_t)draw(2001) - 1000;
+                const int64_t wide = (int64_t)draw(1ull << 50);
+                memcpy(y + j * item, format == EIE_F32 ? (const void *)&value : format == EIE_U8 ? (const void *)&whole : (const void *)&wide, item);
+            }
+            memcpy(before, y, rows * lanes * item);
+            ((eie_conv_kernel *)kernel->run)(offset, weight, entries, x, rows, fresh, y);
+            for (size_t j = 0; j < rows * lanes; j++) {
+                double real = 0;
+                int64_t sum = 0;
+                for (size_t e = 0; e < entries; e++) {
+                    const uint32_t at = x[offset[e] / 4 + j / lanes * pitch + j % lanes], w = weight[e];
+                    float a, b;
+                    memcpy(&a, &at, 4), memcpy(&b, &w, 4);
+                    if (format == EIE_F32) real += (double)a * b;
+                    for (int c = 0; c < 4 && kernel->per == 4; c++) sum += (int64_t)(uint8_t)(at >> 8 * c) * (int8_t)(w >> 8 * c);
+                    for (int c = 0; c < 2 && kernel->per == 2; c++) sum += (int64_t)(int16_t)(at >> 16 * c) * (int16_t)(w >> 16 * c);
+                }
+                float made, old;
+                int32_t whole, was;
+                int64_t wide, had;
+                memcpy(&made, y + j * item, 4), memcpy(&old, before + j * item, 4), memcpy(&whole, y + j * item, 4), memcpy(&was, before + j * item, 4);
+                if (format == EIE_F32) require(fabs(made - real - (fresh ? 0 : old)) <= 1e-3, "sums differ", kernel->name);
+                if (format == EIE_U8) require(whole == sum + (fresh ? 0 : was), "sums differ", kernel->name);
+                if (format != EIE_I16) continue;
+                memcpy(&wide, y + j * item, 8), memcpy(&had, before + j * item, 8);
+                require(wide == sum + (fresh ? 0 : had), "sums differ", kernel->name);
+            }
+            free(x), free(offset), free(weight), free(y), free(before);
+        }
+        note(kernel->name);
+    }
+}
+
 typedef struct {
     const sample *weight;
     eie_conv_params params;
@@ -292,7 +426,20 @@ static eie_status make_conv(const void *what, eie_format format, eie_layer **lay
 
 static eie_status run_conv(const eie_layer *layer, const void *what, float *y, const eie_parallel *parallel) {
     const conv_case *c = what;
-    return eie_conv_run(layer, c->x, c->batch, c->in, c->bias, y, parallel);
+    const size_t channels = (size_t)c->out[0];
+    size_t inner = 1;
+    for (uint32_t a = 1; a <= c->params.spatial; a++) inner *= (size_t)c->out[a];
+    const size_t total = (size_t)c->batch * channels * inner;
+    eie_follower f[FOLLOWERS];
+    const uint64_t count = draw_followers(f, channels, total);
+    float *expected = numbers(total);
+    require(eie_conv_run(layer, c->x, c->batch, c->in, c->bias, expected, parallel) == EIE_OK, "a convolution can't run", "conv");
+    apply(f, count, channels, inner, total, expected);
+    const eie_status status = eie_conv_run_followed(layer, c->x, c->batch, c->in, c->bias, f, count, y, parallel);
+    require_same_bits(y, expected, total, "followers of a convolution differ", eie_layer_kernel(layer));
+    free_followers(f, count);
+    free(expected);
+    return status == EIE_OK ? eie_conv_run(layer, c->x, c->batch, c->in, c->bias, y, parallel) : status;
 }
 
 static void test_conv(const eie_parallel *pool) {
@@ -605,6 +752,13 @@ static void test_arguments(void) {
     }
     eie_conv_params wide = {.spatial = 2, .transposed = 1, .group = 1, .strides = {INT32_MAX - 1, 2}, .dilations = {1, 1}};
     require(eie_conv_create(&w, &wide, EIE_F32, &layer) == EIE_E_UNSUPPORTED, "a row for each of 2^32 phases is made", "arguments");
+    w = (eie_weight){codes, codebook, 4, 2, matrix};
+    float y[8], x[8] = {0};
+    const eie_follower wrong[] = {{-1, 0, 0, x}, {5, 0, 0, x}, {EIE_FOLLOW_ADD, 0, 0, NULL}, {EIE_FOLLOW_ADD_CHANNEL, 0, 0, NULL}};
+    require(eie_gemm_create(&w, EIE_F32, &layer) == EIE_OK, "a matrix can't be made", "arguments");
+    for (int k = 0; k < 4; k++) require(eie_gemm_run_followed(layer, x, 1, NULL, &wrong[k], 1, y, NULL) == EIE_E_ARGUMENT, "a wrong follower", "arguments");
+    require(eie_gemm_run_followed(layer, x, 1, NULL, NULL, 1, y, NULL) == EIE_E_ARGUMENT, "no followers are taken", "arguments");
+    eie_layer_free(layer);
     eie_parallel *pool;
     require(eie_pool_create(0, &pool) == EIE_E_ARGUMENT && eie_pool_create(100000, &pool) == EIE_E_ARGUMENT, "odd numbers of threads", "arguments");
     require(eie_isa_select("z80") == EIE_E_ARGUMENT && eie_isa_select(NULL) == EIE_E_ARGUMENT, "an unknown instruction set", "arguments");
@@ -618,11 +772,13 @@ int main(void) {
     test_scale();
     test_lines();
     test_cells();
+    test_follow_kernels();
     test_gemm(pool);
     test_batches(pool);
     test_batch_kernels();
     test_transpose();
     test_batch_scale();
+    test_conv_kernels();
     test_conv(pool);
     test_recurrent(pool);
     test_gather();

@@ -1,0 +1,216 @@
+"""A recipe's budget turned into rules: curves of the layers, the search over them, and what may be promised of the result."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from eie.runtime.backends.base import Activations
+
+from .analysis.calibration import Calibration
+from .analysis.curves import Cache, Curve, Point, measure, rule_of
+from .analysis.judge import Judge
+from .analysis.layers import Layer
+from .analysis.promise import Reading, load_score
+from .analysis.search import Found, Planner, Search, Task
+from .ir.graph import Model
+from .ir.writer import size_of
+from .lowering.artifact import lower
+from .lowering.names import shorten
+from .passes.base import Pass, PassResult
+from .passes.canonicalize import Canonicalize
+from .passes.encode import Encode
+from .recipe import Budget, Recipe, Rule
+
+_WATCHED = 24  # samples on which it is measured how far a layer's error reaches
+
+
+class Progress(Protocol):
+    """Hears of stages and steps."""
+
+    def stage(self, name: str, steps: int) -> None: ...
+    def step(self, what: str) -> None: ...
+
+
+class Transform(Protocol):
+    """Runs one pass on layers, each with the options the recipe gives it."""
+
+    def __call__(
+        self, step: Pass, model: Model, layers: Sequence[Layer], recipe: Recipe, calibration: Calibration
+    ) -> PassResult: ...
+
+
+@dataclass(frozen=True)
+class Promised:
+    """What the search found, and what it promises.
+
+    Attributes:
+        rules: one a layer.
+        missed: why the promise is not kept, and by how much; None where it is.
+        reading: what the samples that it was checked on say; None where there was nothing to say.
+        samples: how many those are; held_back: nothing was chosen on them.
+        tries: whole models that were made.
+        shares: of the expected error at the outputs, by layer.
+        given_back: layers left as they are.
+    """
+
+    rules: Sequence[Rule]
+    missed: str | None
+    reading: Reading | None
+    samples: int
+    held_back: bool
+    tries: int
+    shares: Mapping[str, float] = field(default_factory=dict)
+    given_back: Sequence[str] = ()
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "kept": self.missed is None,
+            "says": self.reading.text if self.reading else None,
+            "ratio": self.reading.ratio if self.reading else None,
+            "samples": self.samples,
+            "held_back": self.held_back,
+            "tries": self.tries,
+            "shares": dict(self.shares),
+        }
+
+
+def curves_of(
+    model: Model, layers: Sequence[Layer], judge: Judge, recipe: Recipe, calibration: Calibration, *, cache: Cache | None,
+    jobs: int = 1, dask: str | None = None, grid: Sequence[tuple[float, int]] = (),
+    progress: Callable[[str], None] = lambda name: None,
+) -> list[Curve]:  # fmt: skip
+    """Curves of the layers, with how far each one's error reaches."""
+    part = judge.choose[:: max(1, len(judge.choose) // _WATCHED)][:_WATCHED]
+
+    def arrives() -> float:
+        noise, signal = judge.noise(model, part)
+        ratios = [
+            min(1e6, float(n.sum() / s.sum())) if np.isfinite(n).all() and s.sum() > 0 else float(n.any())
+            for n, s in zip(noise.T, signal.T, strict=True)
+        ]
+        return max(ratios, default=0.0)
+
+    budget = recipe.budget or Budget()
+    return measure(
+        model, layers, recipe, calibration, timed=budget.objective == "latency" or budget.latency_us > 0,
+        trusted=not judge.made_up, grid=grid, jobs=jobs, dask=dask, cache=cache, arrives=arrives, salt=f"{part} {len(judge.samples)}",
+        progress=progress,
+    )  # fmt: skip
+
+
+def search(
+    model: Model, layers: Sequence[Layer], judge: Judge, recipe: Recipe, calibration: Calibration, watched: Calibration, *,
+    transform: Transform, encoding: Encode, cache: Cache | None, jobs: int, dask: str | None, progress: Progress,
+) -> Promised:  # fmt: skip
+    """Rules for every layer, within the recipe's budget.
+
+    Args:
+        model: canonical; as before afterwards.
+        layers: those the recipe does not skip.
+        calibration: what the passes get to see.
+        watched: what errors of layers are measured on.
+    """
+    budget = recipe.budget
+    assert budget is not None
+    progress.stage("layers", len(layers))
+    curves = curves_of(model, layers, judge, recipe, watched, cache=cache, jobs=jobs, dask=dask, progress=progress.step)
+    latency = budget.objective == "latency" or (budget.latency_us > 0 and not budget.size)
+    most = 10 ** (-budget.layer_sqnr_db / 10) if budget.layer_sqnr_db > 0 else math.inf
+    planner = Planner(curves, latency=latency, layer_noise=most)
+    task = _task(model, judge, budget, latency, most)
+
+    def apply(rules: Sequence[Rule], seen: Calibration = calibration) -> None:
+        chosen = recipe.with_rules(rules)
+        for step in recipe.passes:
+            if not isinstance(step, Canonicalize | Encode):
+                transform(step, model, layers, chosen, seen)
+
+    progress.stage("search", 0)
+    found = Search(
+        model,
+        planner,
+        task,
+        apply,
+        lambda rules: apply(rules, Calibration.none()),
+        lambda: weigh(model, layers, encoding, recipe.activations),
+        progress.step,
+    ).run()
+    points = found.points
+    return Promised(
+        [rule_of(name, point) for name, point in points.items()],
+        None if found.kept else _missed(found, budget, judge),
+        found.checked or found.chosen,
+        len(judge.check),
+        judge.held_back,
+        found.tries,
+        found.shares,
+        [name for name, point in points.items() if point.plain],
+    )
+
+
+def _task(model: Model, judge: Judge, budget: Budget, latency: bool, most: float) -> Task:
+    parts = {"choose": judge.choose, "check": judge.check}
+    score = load_score(budget.metric) if budget.metric else None
+    allowed = 10 ** (-budget.model_sqnr_db / 10)
+    if budget.max_drop and score is None:
+        judge.needs_classes()
+
+    def read(part: str) -> Reading | None:
+        if part not in parts:
+            return None
+        if score is not None and budget.max_drop:
+            return judge.score(model, parts[part], budget.max_drop, score)
+        if budget.max_drop:
+            return judge.drop(model, parts[part], budget.max_drop)
+        return judge.error(model, parts[part], allowed) if budget.model_sqnr_db > 0 else None
+
+    return Task(
+        read,
+        budget.size,
+        budget.latency_us,
+        latency,
+        most,
+        allowed if not budget.max_drop and budget.model_sqnr_db else 1e-2,
+    )
+
+
+def _missed(found: Found, budget: Budget, judge: Judge) -> str:
+    if found.checked is None and found.chosen is None:
+        if budget.size:
+            return f"no choice of the passes takes {budget.size:,} bytes or less: {found.bytes:,.0f} bytes of weights alone is the least"
+        return f"no choice of the passes is expected to take {budget.latency_us:g} us or less"
+    reading = found.checked or found.chosen
+    assert reading is not None
+    which = f"{len(judge.check)} samples held back" if judge.held_back else f"{len(judge.check)} samples"
+    if reading.ratio <= 1:
+        return f"it holds on {which}, but these are too few to be sure: {reading.text}"
+    return f"the nearest that was found misses on {which}: {reading.text}"
+
+
+def weigh(model: Model, layers: Sequence[Layer], encoding: Encode, activations: Activations) -> tuple[int, int]:
+    """Bytes of the payloads, and of the artifact, that the model would become."""
+    shared: dict[int, Any] = {}
+    for graph in model.graph.graphs():
+        for constant in graph.constants.values():
+            shared[id(constant.content)] = constant.content  # tensors are not changed: the copy may hold the same
+    copied, its_layers = copy.deepcopy((model, list(layers)), shared)
+    lowered = lower(copied, its_layers, activations, codec=encoding.chosen, index_bits=encoding.index_bits or None)
+    copied.graph.prune()
+    if encoding.names == "short":
+        shorten(copied)
+    return sum(len(s.payload) for s in lowered.stored), size_of(copied)
+
+
+def point_text(point: Point) -> str:
+    """A point's options as a recipe writes them."""
+    if point.plain:
+        return "as it is"
+    return ", ".join(
+        f"{name}{{{','.join(f'{k}={v:g}' for k, v in options.items())}}}" for name, options in point.options.items()
+    )

@@ -1,0 +1,47 @@
+"""Names that nobody outside of a model sees: exporters make them long, and a small model's file then holds little else."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator
+
+from eie.runtime.operators import DOMAIN
+
+from ..ir.graph import Model
+
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def shorten(model: Model, keep: Collection[str] = ()) -> int:
+    """Give tensors between operators, and constants, short names and take those of operators away, but for compressed layers', which
+    recipes, reports and `eie explain` go by; returns the bytes of names saved. Inputs, outputs, and tensors of
+    the model's own graph that are to be kept keep theirs."""
+    if any(graph.extra.quantization_annotation for graph in model.graph.graphs()):
+        return 0  # these go by tensors' names
+    fresh = _short(model.graph.names())
+    saved = 0
+    for graph in list(model.graph.graphs()):
+        for name in [n for n in graph.constants if n not in keep and not graph.is_input(n) and not graph.is_output(n)]:
+            if len(name) > 3:
+                new = next(fresh)
+                saved += (len(name) - len(new)) * (1 + len(graph.consumers(name)))
+                graph.rename(name, new)
+        for node in graph.nodes:
+            if node.domain != DOMAIN and node.name:
+                saved += len(node.name)
+                node.name = ""
+            for name in [o for o in node.outputs if o and o not in keep and not graph.is_output(o)]:
+                if len(name) > 3:
+                    new = next(fresh)
+                    saved += (len(name) - len(new)) * (1 + len(graph.consumers(name)))
+                    graph.rename(name, new)
+    return saved
+
+
+def _short(taken: set[str]) -> Iterator[str]:
+    """Short names that are not in use, the shortest first."""
+    for length in itertools.count(1):
+        for letters in itertools.product(_DIGITS, repeat=length):
+            name = "".join(letters)
+            if not name[0].isdigit() and name not in taken:
+                yield name

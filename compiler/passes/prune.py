@@ -1,0 +1,163 @@
+"""Prune step by step while training, so that what is left takes over from what goes.
+
+The density falls from 1 along (1 - done)^3, as in Zhu and Gupta 2017, and between its steps the weights that are left are
+trained (Deep Compression, section 2, prunes and retrains in turns). With ``splice`` pruned weights go on being trained as if
+they were there, and come back where they have grown worth more than one that is kept (dynamic network surgery, Guo, Yao, Chen
+2016). What a weight is worth is its magnitude, within its layer, or its saliency: what the loss would rise by without it (optimal
+brain damage, LeCun, Denker, Solla 1989), which compares across layers.
+
+With ``ratio`` there is one budget for all layers, in bytes as the entropy coder will charge them, and one ranking: the layers'
+densities follow from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ..analysis.footprint import most_salient, stored_bytes
+from ..analysis.layers import Layer, find_layers
+from ..errors import UserError
+from ..ir.graph import Model
+from .base import PassResult, Select, TrainingPass, every, option
+from .retrain import trained
+from .sparsify import Sparsify
+
+if TYPE_CHECKING:
+    from ..training.parametrization import Weighed
+    from ..training.trainer import Training
+
+Array = npt.NDArray[Any]
+
+_HELD = (
+    1.2  # a pruned weight takes the place of a kept one when it is worth this much more: ties don't go back and forth
+)
+
+
+@dataclass(frozen=True)
+class Prune(TrainingPass):
+    """Prune gradually while training. Without training data, prune at once, by magnitude, as ``sparsify`` does."""
+
+    name: ClassVar[str] = "prune"
+
+    density: float = option(1.0, "share of weights kept in the end", low=0.0, high=1.0)
+    ratio: float = option(
+        0.0, "instead of a density: how many times fewer bytes all these layers take, stored; 0: by density", low=0.0
+    )
+    value_bits: float = option(3.0, "of ratio: bits that a kept weight's value is expected to take", low=0.0, high=8.0)
+    saliency: str = option(
+        "magnitude",
+        "what a weight is worth: its magnitude, or w^2 E[g^2] (fisher); a ratio always ranks by the latter",
+        choices=("magnitude", "fisher"),
+    )
+    pattern: str = option("unstructured", "unstructured, balanced, block, or N:M such as 2:4; as of sparsify")
+    lanes: int = option(16, "of balanced, as of sparsify", low=1, high=4096)
+    window: int = option(0, "of balanced, as of sparsify", low=0, high=65536)
+    splice: str = option("yes", "pruned weights may come back while masks change", choices=("yes", "no"))
+    ramp: float = option(0.6, "share of the epochs over which the density falls", low=0.0, high=1.0)
+    steps: int = option(30, "in which it falls", low=1, high=100_000)
+    exchange: float = option(
+        0.0, "share of the epochs after that in which weights are still exchanged, as many as before", low=0.0, high=1.0
+    )
+    epochs: int = option(0, "over the training data; 0: as many as [train] says", low=0)
+    rate: float = option(1.0, "times the learning rate", low=0.0)
+
+    def __post_init__(self) -> None:
+        self._sparsify()  # refuses a pattern that is none
+        if self.ratio and self.pattern != "unstructured":
+            raise UserError("a ratio goes with unstructured pruning only", where="prune",
+                            hint="Give a density for each layer instead.")  # fmt: skip
+        if 0 < self.ratio < 1:
+            raise UserError(f"ratio = {self.ratio:g} would make weights larger", where="prune",
+                            hint="40 stands for 40 times fewer bytes.")  # fmt: skip
+
+    def _sparsify(self, density: float | None = None) -> Sparsify:
+        same = {f.name: getattr(self, f.name) for f in fields(Sparsify) if hasattr(self, f.name)}
+        return replace(Sparsify(**same), density=self.density if density is None else density)
+
+    def run(self, model: Model, select: Select = every) -> PassResult:
+        if not self.ratio:
+            return self._sparsify().run(model, select)
+        layers = [layer for layer in find_layers(model)[0] if select(layer)]
+        return self._sparsify(self._even_density(layers)).run(model, select)
+
+    def _even_density(self, layers: list[Layer]) -> float:
+        """The density that keeps the ratio where every layer has the same: without gradients nothing tells them apart."""
+        wanted = sum(la.constant.stored for la in layers) / self.ratio
+        low, high = 0.0, 1.0
+        for _ in range(12):
+            middle = (low + high) / 2
+            by = self._sparsify(middle)
+            taken = sum(stored_bytes(by.mask(la.array(), la.op), self.value_bits) for la in layers)
+            low, high = (middle, high) if taken <= wanted else (low, middle)
+        return low
+
+    def train(self, model: Model, chosen: Mapping[str, Self], training: Training) -> PassResult:
+        from ..training.network import assemble
+        from ..training.parametrization import Weighed
+
+        layers = [la for la in find_layers(model)[0] if la.name in chosen]
+        before = {la.name: la.array() for la in layers}
+        made = {}
+        for la in layers:
+            watch = self.ratio > 0 or chosen[la.name].saliency == "fisher"
+            made[la] = Weighed(la.array(), through=self.splice == "yes", watch=watch)
+        network = assemble(model, made)
+        ramp = _Ramp(self, {la: (chosen[la.name], made[la]) for la in layers})
+        training.fit(network, self.name, epochs=self.epochs or None, rate=self.rate, before=ramp, settled=ramp.settled)
+        ramp(1.0)
+        network.store()
+        return trained(layers, before, "pruned while training")
+
+
+class _Ramp:
+    """Sets the masks as training goes on."""
+
+    def __init__(self, step: Prune, layers: Mapping[Layer, tuple[Prune, Weighed]]) -> None:
+        self.step, self.layers = step, layers
+        self.ramp = max(step.ramp, 1e-9)
+        self.settled = min(1.0, step.ramp + step.exchange)
+        self.final = round(step.steps * self.settled / self.ramp) if step.ramp else step.steps
+
+    def __call__(self, done: float) -> None:
+        stage = self.final
+        if done < self.settled:
+            stage = min(self.final - 1, int(done / self.ramp * self.step.steps))
+        if all(int(p.stage) == stage for _, p in self.layers.values()):
+            return
+        fallen = (1 - min(1.0, stage / self.step.steps)) ** 3
+        if self.step.ratio:
+            self._share_budget(fallen)
+        else:
+            for layer, (own, parametrization) in self.layers.items():
+                density = own.density + (1 - own.density) * fallen
+                worth = _held(parametrization, own.saliency)
+                parametrization.set_mask(own._sparsify(density).mask(worth, layer.op))
+        for _, parametrization in self.layers.values():
+            parametrization.stage.fill_(stage)
+            if stage == self.final:
+                parametrization.settle()
+
+    def _share_budget(self, fallen: float) -> None:
+        """Masks of all layers for what the budget is by now: it falls from all weights kept to the ratio's share."""
+        bits = self.step.value_bits
+        last = sum(la.constant.stored for la in self.layers) / self.step.ratio
+        first = sum(la.size for la in self.layers) * bits / 8
+        if fallen >= 1:
+            return
+        worth = [_held(p, "fisher") for _, p in self.layers.values()]
+        wanted = last + max(0.0, first - last) * fallen
+        for mask, (_, parametrization) in zip(most_salient(worth, wanted, bits), self.layers.values(), strict=True):
+            parametrization.set_mask(mask)
+
+
+def _held(parametrization: Weighed, saliency: str) -> Array:
+    """What weights are worth, those that are kept a little more."""
+    worth = parametrization.saliency(saliency)
+    if saliency == "magnitude" or parametrization.mask is None:
+        return worth
+    return np.where(parametrization.mask.cpu().numpy(), np.float32(_HELD) * worth, worth)

@@ -1,0 +1,85 @@
+"""Training that was interrupted goes on where it was: one file a phase, written whole or not at all.
+
+A phase's file holds what it depends on (a fingerprint) and where it is. A resumed run passes finished phases by, and gives
+the same result as one that was never interrupted: the order of samples follows from the seed and the epoch alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UserError
+from ..files import check_writable, write_beside
+
+_SHARE = 0.05  # of the time that writing may take
+
+
+class Checkpoints:
+    """A folder of phases.
+
+    Raises:
+        UserError: the folder can't be made or written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"can't make the folder: {error.strerror}", where=str(folder)) from error
+        check_writable(self.folder / "probe.pt")
+        self._saved, self._cost = time.monotonic(), 0.0
+
+    def path(self, phase: int) -> Path:
+        return self.folder / f"phase-{phase:02d}.pt"
+
+    def load(self, phase: int, fingerprint: str) -> dict[str, Any] | None:
+        """The state of a phase, None where it never began.
+
+        Raises:
+            UserError: the file is of another run, or damaged.
+        """
+        path = self.path(phase)
+        if not path.exists():
+            return None
+        hint = "Give another folder with --checkpoint, or remove this one to begin anew."
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            known = state["fingerprint"]
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+            raise UserError("is no checkpoint, or a damaged one", where=str(path), hint=hint) from error
+        if known != fingerprint:
+            raise UserError("is the checkpoint of another model, recipe or data", where=str(path), hint=hint)
+        return state
+
+    def save(self, phase: int, state: Mapping[str, Any], *, must: bool) -> None:
+        """Write a phase's state; one that is not the last may be left out where writing takes long."""
+        now = time.monotonic()
+        if not must and self._cost > _SHARE * (now - self._saved):
+            return
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        with write_beside(self.path(phase)) as stream:
+            stream.write(buffer.getbuffer())
+        self._saved = time.monotonic()
+        self._cost = self._saved - now
+
+
+def fingerprint(*parts: Any) -> str:
+    """A hash of text, arrays and tensors."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, torch.Tensor):
+            digest.update(part.detach().cpu().contiguous().numpy().tobytes())
+        else:
+            digest.update(repr(part).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,269 @@
+"""Training data: arrays by name, or what a function of the user's gives; and the part held back for validation.
+
+``data.npz`` holds arrays named after the inputs and ``label``, as for ``--data``. ``module:function`` names a function that is
+called without arguments and returns the same as a dictionary; or an object with ``len`` and ``[index]`` (a torch Dataset) whose
+items are dictionaries of arrays, one sample each; or a pair of those, training data and validation data. Validation data that is not
+given is taken from the training data, by the seed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data import LABEL, Input, describe, inputs_of, load_npz
+from ..errors import UserError, nearest
+from ..ir.graph import Model
+
+Array = npt.NDArray[Any]
+Batch = dict[str, Array]
+
+
+class Source(Protocol):
+    """Samples by number."""
+
+    @property
+    def alike(self) -> Iterable[str]: ...
+    def __len__(self) -> int: ...
+    def take(self, rows: Array) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Samples along the first axis of arrays; ``alike`` go into every run as they are."""
+
+    arrays: Mapping[str, Array]
+    alike: Mapping[str, Array]
+    rows: Array
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: Array) -> Batch:
+        at = self.rows[rows]
+        return {name: array[at] for name, array in self.arrays.items()} | dict(self.alike)
+
+
+@dataclass(frozen=True)
+class Items:
+    """Samples of an object with ``len`` and ``[index]``, a dictionary of arrays each. Those in ``expand`` lack the batch axis
+    that the model's input has; ``alike`` are the same in all."""
+
+    dataset: Any
+    rows: Array
+    expand: frozenset[str] = frozenset()
+    alike: frozenset[str] = frozenset()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: Array) -> Batch:
+        items = [self.dataset[int(i)] for i in self.rows[rows]]
+        found = {name: np.stack([np.asarray(item[name]) for item in items]) for name in items[0]}
+        found |= {name: found[name][:, None] for name in self.expand}
+        return found | {name: np.asarray(items[0][name]) for name in self.alike}
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Attributes:
+    train, validation: samples; validation may be empty.
+    stacked: every sample is a whole input of the model, batch axis included: it runs once a sample.
+    alike: names of arrays that go into every run as they are.
+    labelled: the samples have ``label``.
+    fingerprint: of all that training depends on here, for checkpoints.
+    """
+
+    train: Source
+    validation: Source
+    stacked: bool
+    alike: frozenset[str]
+    labelled: bool
+    fingerprint: str
+
+
+def load(
+    source: str | Path | Mapping[str, Array] | Any, model: Model, *, validation: float, seed: int, extra: bool = False
+) -> TrainingData:
+    """Training data for a model.
+
+    Args:
+        source: an ``.npz``, ``module:function``, arrays by name, or an object with ``len`` and ``[index]``; or a pair of these.
+        model: whose inputs the names are.
+        validation: share held back where no validation data is given.
+        seed: of what is held back.
+        extra: the user's loss may read arrays that are neither inputs nor ``label``.
+
+    Raises:
+        UserError: the data can't be had, or does not fit the model.
+    """
+    where = str(source) if isinstance(source, str | Path) else "train"
+    inputs = describe(inputs_of(model))
+    given = _given(source, where)
+    pair = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+    first, stacked = _source(_given(pair[0], where), inputs, where, extra)
+    if not len(first):
+        raise UserError("the data holds no samples", where=where)
+    if pair[1] is not None:
+        second, other = _source(_given(pair[1], where), inputs, where, extra)
+        if stacked != other:
+            raise UserError("validation samples have other axes than those to train on", where=where)
+    else:
+        first, second = _split(first, validation, seed)
+    if not len(first):
+        raise UserError("nothing is left to train on", where=where, hint="Hold back less for validation.")
+    probe = first.take(np.arange(1))
+    return TrainingData(first, second, stacked, frozenset(first.alike), LABEL in probe, _fingerprint(first, second))
+
+
+def user_function(text: str, where: str) -> Callable[..., Any]:
+    """The function ``module:function`` names; the module is a Python file, or one that can be imported from here.
+
+    Raises:
+        UserError: there is no such module or function.
+    """
+    module, _, name = text.rpartition(":")
+    hint = "It is written module:function or file.py:function."
+    if not module or not name:
+        raise UserError(f"{text!r} names no function", where=where, hint=hint)
+    try:
+        if module.endswith(".py"):
+            path = Path(module)
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            if not path.is_file() or spec is None or spec.loader is None:
+                raise UserError("no such file", where=module, hint=hint)
+            loaded = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(loaded)
+        else:
+            if "" not in sys.path and str(Path.cwd()) not in sys.path:
+                sys.path.insert(0, str(Path.cwd()))
+            loaded = importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"can't import {module!r}: {error}", where=where, hint=hint) from error
+    function = getattr(loaded, name, None)
+    if not callable(function):
+        functions = [n for n, v in vars(loaded).items() if callable(v) and not n.startswith("_")]
+        raise UserError(f"{module} has no function {name!r}", where=where, hint=nearest(name, functions))
+    found: Callable[..., Any] = function
+    return found
+
+
+def _given(source: Any, where: str) -> Any:
+    """What a path or the name of a function stands for."""
+    if isinstance(source, Path) or (isinstance(source, str) and (source.endswith(".npz") or ":" not in source)):
+        return load_npz(source)
+    if isinstance(source, str):
+        return user_function(source, where)()
+    return source
+
+
+def _source(given: Any, inputs: Sequence[Input], where: str, extra: bool) -> tuple[Source, bool]:
+    """Samples, and whether each is a whole input, batch axis included."""
+    if isinstance(given, Mapping):
+        return _arrays({str(k): np.asarray(v) for k, v in given.items()}, inputs, where, extra)
+    if not hasattr(given, "__len__") or not hasattr(given, "__getitem__"):
+        raise UserError(f"training data is a {type(given).__name__}", where=where,
+                        hint="Give arrays by name, or an object with len and [index] whose items are dictionaries of arrays.")  # fmt: skip
+    if not len(given):
+        raise UserError("the data holds no samples", where=where)
+    first = given[0]
+    if not isinstance(first, Mapping):
+        raise UserError(
+            f"a sample is a {type(first).__name__}", where=where, hint="Each is a dictionary of arrays by name."
+        )
+    scalars = {i.name for i in inputs if i.dims == ()}
+    stack = {name: np.asarray(value) if name in scalars else np.asarray(value)[None] for name, value in first.items()}
+    found, stacked = _arrays(stack, inputs, where, extra)
+    expand = frozenset(n for n, a in found.arrays.items() if a.ndim > stack[n].ndim)
+    return Items(given, np.arange(len(given)), expand, frozenset(found.alike)), stacked
+
+
+def _arrays(arrays: Batch, inputs: Sequence[Input], where: str, extra: bool) -> tuple[Arrays, bool]:
+    for i in inputs:
+        if i.name not in arrays:
+            raise UserError(f"no array for input {i.name!r}", where=where,
+                            hint=f"Inputs: {', '.join(j.name for j in inputs)}; arrays given: {', '.join(arrays) or 'none'}.")  # fmt: skip
+        if i.dtype is not None and arrays[i.name].dtype != i.dtype:
+            raise UserError(f"array {i.name!r} is {arrays[i.name].dtype}, and the input takes {i.dtype}", where=where,
+                            hint=f"Convert it with .astype(np.{i.dtype}).")  # fmt: skip
+    strange = [n for n in arrays if n != LABEL and n not in {i.name for i in inputs}]
+    if strange and not extra:
+        raise UserError(f"array {strange[0]!r} is no input of the model", where=where,
+                        hint=nearest(strange[0], sorted({LABEL, *(i.name for i in inputs)})))  # fmt: skip
+    kinds = {i.name: _kind(arrays[i.name], i, where) for i in inputs}
+    stacked = any(k in ("stack", "one") for k in kinds.values())
+    samples: dict[str, Array] = {}
+    alike: dict[str, Array] = {}
+    for i in inputs:
+        array = arrays[i.name]
+        if kinds[i.name] == "alike":
+            alike[i.name] = array
+        elif kinds[i.name] == "stack" or not stacked:
+            samples[i.name] = array
+        else:
+            samples[i.name] = array[:, None]
+    samples |= {n: arrays[n] for n in (*strange, *([LABEL] if LABEL in arrays else []))}
+    counts = {name: len(array) if array.ndim else 0 for name, array in samples.items()}
+    if len(set(counts.values())) > 1:
+        raise UserError(
+            "arrays hold different numbers of samples: " + ", ".join(f"{k} {v}" for k, v in counts.items()), where=where
+        )
+    if not counts:
+        raise UserError("no array holds one sample after another", where=where)
+    return Arrays(samples, alike, np.arange(next(iter(counts.values())))), stacked
+
+
+def _kind(array: Array, i: Input, where: str) -> str:
+    """How an array holds samples: a ``stack`` of whole inputs, an ``open`` first axis, ``one`` sample a run; or ``alike``."""
+    if i.dims is None:
+        return "open"
+    if array.ndim == len(i.dims) + 1:
+        return "stack"
+    if array.ndim != len(i.dims):
+        dims = ", ".join("?" if d is None else str(d) for d in i.dims)
+        raise UserError(f"array {i.name!r} has the shape {list(array.shape)}, and the input takes [{dims}]", where=where,
+                        hint="One axis more is taken for a stack of inputs.")  # fmt: skip
+    if not i.dims:
+        return "alike"
+    if i.dims[0] is None:
+        return "open"
+    if i.dims[0] == 1:
+        return "one"
+    if len(array) == i.dims[0]:
+        return "alike"
+    raise UserError(f"the model takes {i.dims[0]} samples at a time in {i.name!r}", where=where,
+                    hint="Stack the inputs: one axis more, the first counts runs.")  # fmt: skip
+
+
+def _split(source: Source, share: float, seed: int) -> tuple[Source, Source]:
+    """Training and validation samples, drawn once by the seed."""
+    order = np.random.default_rng([seed, 1]).permutation(len(source))
+    held = min(len(source) - 1, round(share * len(source)))
+    train, validation = np.sort(order[held:]), np.sort(order[:held])
+    if isinstance(source, Arrays):
+        return replace(source, rows=source.rows[train]), replace(source, rows=source.rows[validation])
+    assert isinstance(source, Items)
+    return replace(source, rows=source.rows[train]), replace(source, rows=source.rows[validation])
+
+
+def _fingerprint(*sources: Source) -> str:
+    """How many samples there are, and a checksum of some."""
+    import zlib
+
+    found = []
+    for source in sources:
+        check = 0
+        if len(source):
+            some = source.take(np.unique(np.linspace(0, len(source) - 1, 64).astype(int)))
+            for name in sorted(some):
+                check = zlib.crc32(np.ascontiguousarray(some[name]).tobytes(), check)
+        found.append(f"{len(source)}:{check:08x}")
+    return "/".join(found)

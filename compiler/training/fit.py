@@ -1,0 +1,72 @@
+"""Train a model as it is: ONNX in, ONNX out. What the scripts in ``models`` make their models with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from ..analysis.layers import find_layers
+from ..ir.reader import read
+from ..ir.writer import to_proto
+from .checkpoint import Checkpoints
+from .data import load
+from .network import Network, assemble
+from .parametrization import of_layer
+from .settings import Settings
+from .trainer import Epoch, Hears, Training
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model, and every epoch that led to it."""
+
+    model: onnx.ModelProto
+    epochs: tuple[Epoch, ...]
+
+
+def fit(
+    model: str | Path | onnx.ModelProto,
+    data: str | Path | Mapping[str, Any] | Any,
+    settings: Settings | None = None,
+    *,
+    checkpoint: str | Path | None = None,
+    progress: Hears | None = None,
+) -> Fitted:
+    """Train all weights of a model; those that are zero stay zero.
+
+    Args:
+        model: an ONNX file, or a model in memory.
+        data: training data, as ``compiler/training/data.py`` takes it.
+        settings: how; the defaults when left out.
+        checkpoint: a folder to go on from after an interruption.
+        progress: hears of every epoch.
+
+    Raises:
+        UserError: the model or the data is wrong.
+    """
+    settings = settings or Settings()
+    graph = read(model)
+    samples = load(data, graph, validation=settings.validation, seed=settings.seed, extra=":" in settings.loss)
+    folder = Checkpoints(checkpoint) if checkpoint is not None else None
+    training = Training(read(to_proto(graph)), samples, settings, checkpoints=folder, progress=progress)
+    network = assemble(graph, {layer: of_layer(layer) for layer in find_layers(graph)[0]})
+    epochs = training.fit(network, "fit")
+    network.store()
+    return Fitted(to_proto(graph), tuple(epochs))
+
+
+def right(model: str | Path | onnx.ModelProto, data: Mapping[str, Any], batch: int = 256) -> float:
+    """Share of samples that a model's largest score is right for; NaN without classes.
+
+    Args:
+        data: arrays by input name, and ``label``.
+    """
+    graph = read(model)
+    samples = load(data, graph, validation=0.0, seed=0)
+    training = Training(graph, samples, Settings(batch=batch))
+    found = training.evaluate(Network(graph).eval(), samples.train)[1]
+    return float("nan") if found is None else found

@@ -1,0 +1,152 @@
+"""What training makes small, and how right a model is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..analysis.fidelity import judged_tensors
+from ..data import LABEL
+from ..errors import UserError
+from ..ir.graph import Model
+from .data import user_function
+from .settings import Settings
+
+Loss = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is compared with what.
+
+    Attributes:
+        tensors: those the loss reads; the scores of classes are taken before a final Softmax.
+        kind: cross-entropy, mse, teacher, or user.
+        teaching: the loss reads what the model as it came says.
+        user: the user's function, (outputs, samples) -> loss, both by name.
+    """
+
+    tensors: tuple[str, ...]
+    kind: str
+    teaching: bool
+    settings: Settings
+    user: Loss | None = None
+
+    @classmethod
+    def of(cls, model: Model, settings: Settings, label: Tensor | None) -> Objective:
+        """The objective of a model and its data.
+
+        Args:
+            label: of one sample, or None.
+
+        Raises:
+            UserError: the labels fit no loss.
+        """
+        kind, user = settings.loss, None
+        if label is not None and label.numel() == 0:
+            raise UserError("the labels hold no values", where=LABEL)
+        if ":" in kind:
+            kind, user = "user", user_function(settings.loss, "train.loss")
+        elif kind == "auto":
+            kind = "teacher" if label is None else "cross-entropy" if not label.is_floating_point() else "mse"
+        if kind in ("cross-entropy", "mse") and label is None:
+            raise UserError(f"the loss {kind} needs labels", where="train", hint=f"Add an array {LABEL!r} to the data.")
+        if kind == "user":
+            tensors = tuple(o.name for o in model.graph.outputs)
+        elif kind == "cross-entropy":
+            tensors = (_scores(model),)
+        elif kind == "mse":
+            tensors = (model.graph.outputs[0].name,)
+        else:
+            tensors = tuple(judged_tensors(model))
+        return cls(tensors, kind, kind == "teacher" or (settings.distill > 0 and kind != "user"), settings, user)
+
+    def loss(self, outputs: Sequence[Tensor], batch: Mapping[str, Tensor], teacher: Sequence[Tensor] | None) -> Tensor:
+        """A number for a batch; ``teacher`` as ``outputs``, where the objective teaches."""
+        if self.kind == "user":
+            assert self.user is not None
+            found = self.user(dict(zip(self.tensors, outputs, strict=True)), batch)
+            if not isinstance(found, Tensor) or found.ndim:
+                raise UserError("the loss function gave no single number", where=self.settings.loss)
+            return found
+        if self.kind == "teacher":
+            assert teacher is not None
+            return sum(
+                (_relative(y, t) for y, t in zip(outputs, teacher, strict=True)),
+                torch.zeros((), device=outputs[0].device),
+            )
+        if self.kind == "mse":
+            if outputs[0].numel() != batch[LABEL].numel():
+                raise UserError(f"labels of the shape {list(batch[LABEL].shape)} for outputs of {list(outputs[0].shape)}", where=LABEL,
+                                hint="Class numbers are whole: label.astype(numpy.int64).")  # fmt: skip
+            own = F.mse_loss(outputs[0].reshape(batch[LABEL].shape), batch[LABEL])
+        else:
+            scores, labels = classes(outputs[0]), _numbers(batch[LABEL])
+            if len(scores) != len(labels):
+                raise UserError(f"the model gives {len(scores)} answers for {len(labels)} labels", where=LABEL)
+            own = F.cross_entropy(scores, labels, label_smoothing=self.settings.smoothing)
+        share = self.settings.distill
+        if not share:
+            return own
+        assert teacher is not None
+        return (1 - share) * own + share * self._distilled(outputs[0], teacher[0])
+
+    def _distilled(self, y: Tensor, t: Tensor) -> Tensor:
+        """Hinton, Vinyals, Dean 2015: cross-entropy with the teacher's softened answer, times the temperature squared."""
+        if self.kind == "mse":
+            return _relative(y, t)
+        heat = self.settings.temperature
+        soft, wanted = torch.log_softmax(classes(y) / heat, 1), torch.log_softmax(classes(t) / heat, 1)
+        return F.kl_div(soft, wanted, reduction="batchmean", log_target=True) * heat**2
+
+    def right(self, outputs: Sequence[Tensor], batch: Mapping[str, Tensor]) -> Tensor | None:
+        """How many samples the largest score is right for; None where there are no classes."""
+        if LABEL not in batch or batch[LABEL].is_floating_point() or self.kind not in ("cross-entropy", "user"):
+            return None
+        scores = classes(outputs[0]) if outputs[0].ndim >= 2 else None
+        labels = _numbers(batch[LABEL])
+        return None if scores is None or len(scores) != len(labels) else (scores.argmax(1) == labels).sum()
+
+
+def _numbers(labels: Tensor) -> Tensor:
+    return labels.reshape(-1).to(torch.int64)
+
+
+def classes(scores: Tensor) -> Tensor:
+    """[samples, classes], axes of size 1 dropped."""
+    if scores.ndim == 2:
+        return scores
+    wide = [a for a in range(1, scores.ndim) if scores.shape[a] > 1]
+    if len(wide) != 1:
+        raise UserError(f"cross-entropy needs an output [samples, classes], the first is {list(scores.shape)}", where="train",
+                        hint="Give a loss of your own: --loss module:function.")  # fmt: skip
+    return scores.reshape(len(scores), scores.shape[wide[0]])
+
+
+def _relative(y: Tensor, t: Tensor) -> Tensor:
+    """|y - t|^2 / |t|^2."""
+    return (y - t).square().sum() / t.square().sum().clamp_min(1e-12)
+
+
+def _scores(model: Model) -> str:
+    """The tensor the first output is the Softmax of, or that output."""
+    name = model.graph.outputs[0].name
+    judged = judged_tensors(model)[0]
+    node = model.graph.producer(judged)
+    while node is not None and node.op in ("Identity", "Squeeze", "Reshape", "Flatten"):
+        node = model.graph.producer(node.inputs[0])
+    if node is not None and node.op in ("Softmax", "LogSoftmax"):
+        return node.inputs[0]
+    return judged if model.graph.producer(name) is not None else name
+
+
+def as_tensors(batch: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
+    """Arrays of a batch as tensors."""
+    from .operators.shapes import tensor_of
+
+    return {name: tensor_of(array, False, device) for name, array in batch.items()}

@@ -1,0 +1,155 @@
+"""The planner against brute force, readings against what is known, the search against promises that can and can't be kept."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eie.compiler.analysis.curves import Curve, Point, fitted_codebook
+from eie.compiler.analysis.promise import (
+    called,
+    drop_reading,
+    error_reading,
+    load_score,
+    logits,
+    paired_interval,
+    score_reading,
+    wilson,
+)
+from eie.compiler.analysis.search import Planner, dense
+from eie.compiler.errors import UserError
+
+Array = np.ndarray[Any, Any]
+
+
+def curves(layers: int, points: int, seed: int = 0) -> list[Curve]:
+    rng = np.random.default_rng(seed)
+    found = []
+    for k in range(layers):
+        noise = np.sort(10 ** rng.uniform(-5, -1, points))
+        size = np.sort(rng.uniform(100, 5000, points))[::-1]
+        made = [
+            Point({"cluster": {"bits": i + 1}}, float(n), float(b), float(b) / 7, 0.5, i + 1)
+            for i, (n, b) in enumerate(zip(noise, size, strict=True))
+        ]
+        found.append(
+            Curve(f"l{k}", (*made, Point({}, 0.0, 6000.0, 900.0, 1.0, 32)), 100, float(10 ** rng.uniform(-1, 1)))
+        )
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_plan_is_near_the_optimum_and_within_its_budget(seed: int) -> None:
+    given = curves(4, 6, seed)
+    planner = Planner(given, latency=False, layer_noise=math.inf)
+    for budget in (1e-4, 1e-3, 1e-2, 0.1):
+        found = planner.plan(budget)
+        assert planner.spent(found) <= budget * (1 + 1e-9)
+        best = min(
+            sum(p.bytes for p in combination)
+            for combination in itertools.product(*(c.points for c in given))
+            if sum(c.reach * p.noise for c, p in zip(given, combination, strict=True)) <= budget
+        )
+        assert sum(p.bytes for p in found.values()) <= 1.25 * best
+    assert sum(planner.shares(found).values()) == pytest.approx(1)
+
+
+def test_within_bytes_or_time() -> None:
+    planner = Planner(curves(5, 8), latency=False, layer_noise=math.inf)
+    for limit in (8000.0, 16_000.0):
+        found = planner.within(limit, lambda p: p.bytes)
+        assert found is not None and sum(p.bytes for p in found.values()) <= limit
+    assert planner.within(10.0, lambda p: p.bytes) is None
+    bounded = Planner(curves(5, 8), latency=True, layer_noise=1e-3)
+    assert all(p.noise <= 1e-3 for p in bounded.plan(1e9).values())
+
+
+def test_between_steps_the_curve_goes_on() -> None:
+    a, b = (
+        Point({"reconstruct": {"step": s}}, n, size, 0.0, 0.5, 4)
+        for s, n, size in ((0.1, 1e-4, 400.0), (0.4, 1e-2, 200.0))
+    )
+    found = sorted((p for p in dense([a, b])), key=lambda p: p.noise)
+    assert len(found) == 5
+    assert [p.options["reconstruct"]["step"] for p in found] == pytest.approx([0.1, 0.1414, 0.2, 0.2828, 0.4], rel=1e-3)
+    assert all(x.noise < y.noise and x.bytes > y.bytes for x, y in itertools.pairwise(found))
+
+
+def test_wilson() -> None:
+    assert wilson(0, 0) == (0.0, 1.0)
+    low, high = wilson(100, 100)
+    assert high == pytest.approx(1) and low == pytest.approx(0.963, abs=1e-3)  # published tables
+    low, high = wilson(5, 10)
+    assert (low, high) == pytest.approx((0.2366, 0.7634), abs=1e-3)
+    change = paired_interval(np.ones(200), np.concatenate([np.ones(190), np.zeros(10)]))
+    assert change[0] < -0.05 < change[1] < 0
+
+
+def test_errors_are_read_by_energy_and_by_sample() -> None:
+    signal = np.ones((100, 2))
+    noise = np.full((100, 2), 1e-3)
+    reading = error_reading(noise, signal, ["a", "b"], 1e-2)
+    assert reading.ratio == pytest.approx(0.1) and reading.value == pytest.approx(30)
+    noise[0, 1] = 50.0  # one sample is lost: the energy says so, the quartile does not
+    assert error_reading(noise, signal, ["a", "b"], 1e-2).ratio == pytest.approx(50.1, rel=0.01)
+    assert "b" in error_reading(noise, signal, ["a", "b"], 1e-2).text
+    assert error_reading(noise, signal, ["a", "b"], 1e-2, quartile_only=True).ratio == pytest.approx(0.1)
+    noise[0, 1] = math.inf
+    assert error_reading(noise, signal, ["a", "b"], 1e-2).ratio == math.inf
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_the_expected_drop_is_what_many_samples_count(probabilities: bool) -> None:
+    rng = np.random.default_rng(0)
+    y = rng.normal(0, 3, (20_000, 10))
+    z = y + rng.normal(0, 0.1, y.shape)
+    changed = float((y.argmax(1) != z.argmax(1)).mean())
+    if probabilities:
+        y, z = (np.exp(v) / np.exp(v).sum(1, keepdims=True) for v in (y, z))
+        assert np.allclose(logits(y).argmax(1), y.argmax(1))
+    found = [
+        drop_reading(y[part], z[part], y[part.start : part.start + 500], 0.01, None, None).ratio
+        for part in (slice(k, k + 100) for k in range(0, 20_000, 500))
+    ]
+    expected = [math.sqrt(r) * 0.01 / 0.5 for r in found]
+    assert np.mean(expected) == pytest.approx(changed, rel=0.2)  # 100 samples at a time, of which hardly one changes
+
+
+def test_with_labels_what_is_put_right_counts() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.normal(0, 1, (2000, 5))
+    labels = rng.integers(0, 5, 2000)  # answers by chance: changing them costs nothing
+    reading = drop_reading(y, y + rng.normal(0, 0.2, y.shape), y, 0.05, labels, labels)
+    assert reading.ratio < 0.1
+    assert drop_reading(y, y, y, 0.01, labels, labels).ratio == 0
+    assert drop_reading(y, -y, y, 0.01, None, None).ratio > 100
+
+
+def test_scores_of_ones_own(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mymetric.py").write_text(
+        "def good(outputs, data):\n    return -abs(outputs['y'] - data['x']).mean()\nnumber = 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    score = load_score("mymetric:good")
+    x = np.arange(12.0)
+    assert called(score, {"y": x + 1}, {"x": x}) == -1
+    reading = score_reading(score, {"y": x}, {"y": x + 0.5}, {"x": x}, 1.0, 12)
+    assert reading.ratio == pytest.approx(0.25) and reading.value == 0.5
+    for text, says in (("mymetric", "names no function"), ("nothere:f", "can't import"), ("mymetric:other", "has no function"),
+                       ("mymetric:number", "has no function")):  # fmt: skip
+        with pytest.raises(UserError, match=says):
+            load_score(text)
+    with pytest.raises(UserError, match="instead of a number"):
+        called(lambda o, d: "good", {}, {})  # type: ignore[arg-type,return-value]
+    with pytest.raises(UserError, match="nan"):
+        called(lambda o, d: math.nan, {}, {})
+
+
+def test_a_grid_is_no_codebook_somebody_fitted() -> None:
+    rng = np.random.default_rng(0)
+    assert not fitted_codebook(rng.integers(-8, 8, 100).astype(np.float32) * np.float32(0.03))
+    assert fitted_codebook(rng.choice(rng.normal(0, 1, 15), 100).astype(np.float32))
