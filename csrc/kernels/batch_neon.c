@@ -24,7 +24,8 @@ void batch_u8_quad_1x32_neon(const eie_batch *b, const void *x, size_t lanes, bo
             for (int i = 0; i < 4; i++) sum[i] = fresh ? vdupq_n_s32(0) : vld1q_s32(y + 4 * i);
             for (size_t e = 4 * (size_t)b->first[r]; e < 4 * (size_t)b->first[r + 1]; e++) {
                 const uint8x16_t here = vld1q_u8((const uint8_t *)x + b->place[e] * (lanes / 4) + l);
-                multiply_words(vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(here))), vreinterpretq_s16_u16(vmovl_high_u8(here)), ((const int8_t *)b->weight)[e], sum);
+                const int16x8_t low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(here))), high = vreinterpretq_s16_u16(vmovl_high_u8(here));
+                multiply_words(low, high, ((const int8_t *)b->weight)[e], sum);
             }
             for (int i = 0; i < 4; i++) vst1q_s32(y + 4 * i, sum[i]);
         }

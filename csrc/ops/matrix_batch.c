@@ -158,19 +158,18 @@ static void finish(const eie_batch_call *c, size_t tile, size_t rows, size_t b, 
     }
 }
 
-static void multiply(void *context, size_t tile) {
+/* A tile's rows with a block of vectors. Blocks in turn: all tiles read the activations of one. */
+static void multiply(void *context, size_t i) {
     const eie_batch_call *c = context;
     const eie_lists *l = c->lists;
-    const size_t rows = c->matrix->out - tile * EIE_TILE < EIE_TILE ? c->matrix->out - tile * EIE_TILE : EIE_TILE;
-    eie_tile_sums sums[BLOCKS];
+    const size_t b = i / l->tiles, tile = i % l->tiles, row = tile * EIE_TILE, rows = c->matrix->out - row < EIE_TILE ? c->matrix->out - row : EIE_TILE;
+    eie_tile_sums sums;
     for (size_t chunk = 0; chunk < l->chunks; chunk++) {
         const size_t at = (tile * l->chunks + chunk) * EIE_TILE;
         const eie_batch batch = {rows, l->row + at, l->first + at, l->place, l->weight, l->table};
-        for (size_t b = 0; b < c->blocks; b++) {
-            c->multiply(&batch, c->laid + (chunk * c->wide + c->at[b]) * l->chunk * c->item, c->lanes[b], chunk == 0, &sums[b]);
-        }
+        c->multiply(&batch, c->laid + (chunk * c->wide + c->at[b]) * l->chunk * c->item, c->lanes[b], chunk == 0, &sums);
     }
-    for (size_t b = 0; b < c->blocks; b++) finish(c, tile, rows, b, &sums[b]);
+    finish(c, tile, rows, b, &sums);
 }
 
 void eie_lists_multiply(const eie_matrix *m, const eie_lists *lists, const float *x, size_t count, const float *bias, float *y, void *scratch,
@@ -185,5 +184,5 @@ void eie_lists_multiply(const eie_matrix *m, const eie_lists *lists, const float
     cut(&c);
     if (m->format != EIE_F32) eie_for(parallel, count, quantize, &c);
     eie_for(parallel, lists->chunks, lay, &c);
-    eie_for(parallel, lists->tiles, multiply, &c);
+    eie_for(parallel, lists->tiles * c.blocks, multiply, &c);
 }

@@ -235,7 +235,7 @@ static void fill(const eie_matrix *m, const eie_sorted *s, eie_items *items) {
     void *place = realloc(l->place, (count + 1) * sizeof *l->place), *weight = realloc(l->weight, (count + 1) * items->bytes);
     if (place != NULL) l->place = place;
     if (weight != NULL) l->weight = weight;
-    l->bytes = sizeof *l + s->places * (sizeof *l->first + 1) + count * (sizeof *l->place + items->bytes) + (m->format == EIE_U8 ? m->out * sizeof *l->row_sum : 0);
+    l->bytes = sizeof *l + s->places * (sizeof *l->first + 1) + count * (sizeof *l->place + items->bytes) + m->out * sizeof *l->row_sum;
 }
 
 static bool allocate(const eie_matrix *m, const eie_sorted *s, eie_items *items) {

@@ -3,7 +3,8 @@
 #define EIE_MATRIX_LISTS_H
 #include "ops/matrix_batch.h"
 
-enum { EIE_TILE = 64, EIE_CHUNK = 2 << 10 }; /* rows; bytes that a vector has of a chunk */
+/* Rows, whose sums fit the first-level cache beside a chunk, and each of which a byte can name; bytes that a vector has of a chunk. */
+enum { EIE_TILE = 256, EIE_CHUNK = 2 << 10 };
 
 /* Rows in tiles, columns in chunks whose activations stay in the first-level cache. */
 struct eie_lists {
