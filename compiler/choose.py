@@ -101,8 +101,8 @@ def curves_of(
     budget = recipe.budget or Budget()
     return measure(
         model, layers, recipe, calibration, timed=budget.objective == "latency" or budget.latency_us > 0,
-        trusted=not judge.made_up, grid=grid, jobs=jobs, dask=dask, cache=cache, arrives=None if judge.made_up else arrives, salt=f"{part} {len(judge.samples)}",
-        progress=progress,
+        trusted=not judge.made_up, grid=grid, jobs=jobs, dask=dask, cache=cache, arrives=None if judge.made_up else arrives,
+        salt=f"{part} {len(judge.samples)}", progress=progress,
     )  # fmt: skip
 
 
