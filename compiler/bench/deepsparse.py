@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,8 +56,8 @@ class DeepSparse:
     """
 
     def __init__(self, model: onnx.ModelProto, x: npt.NDArray[np.float32], expected: npt.NDArray[Any], threads: int) -> None:  # fmt: skip
-        self._folder = tempfile.TemporaryDirectory()
-        folder = Path(self._folder.name)
+        folder = Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, folder, True)
         onnx.save(fixed(model, x.shape), folder / "m.onnx")
         np.save(folder / "x.npy", x)
         command = [os.environ.get(PYTHON, sys.executable), "-c", _WORKER, str(folder), str(threads)]
@@ -65,6 +67,7 @@ class DeepSparse:
             )
         except OSError as error:
             raise UserError(f"can't be started: {error}", where=PYTHON) from error
+        weakref.finalize(self, _end, self._process)
         if "error" in self._answer():
             raise UserError("DeepSparse is not installed", where="--with",
                             hint=f"pip install deepsparse==1.8.0 into a Python 3.11, and name that in {PYTHON}")  # fmt: skip
@@ -86,13 +89,10 @@ class DeepSparse:
         self._process.stdin.flush()
         return Elapsed(**self._answer())
 
-    def __del__(self) -> None:
-        process = getattr(self, "_process", None)
-        if process is not None:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout, process.stderr):
-                pipe.close()
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()  # closes its pipes
 
 
 def fixed(model: onnx.ModelProto, shape: Sequence[int], *, opset: int = _OPSET, ir: int = _IR) -> onnx.ModelProto:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from typer.testing import CliRunner
 
 from eie.compiler import optimize
 from eie.compiler.bench.cases import CASES, WINDOW, Case, weight
+from eie.compiler.bench.deepsparse import PYTHON, DeepSparse, fixed
 from eie.compiler.bench.layers import Plan
 from eie.compiler.bench.machine import limits
-from eie.compiler.bench.timing import Times, interleaved
+from eie.compiler.bench.timing import Elapsed, Times, interleaved
 from eie.compiler.cli.bench import means
 from eie.compiler.cli.main import app
 from eie.compiler.errors import UserError
@@ -81,7 +85,9 @@ def test_layers_command_prints_json(small: None) -> None:
 def test_model_command_prints_json(tmp_path: Path) -> None:
     artifact = tmp_path / "m.eie.onnx"
     optimize(LENET).save(artifact)
-    done = CliRunner().invoke(app, ["bench", "model", str(artifact), "--against", str(LENET), "--runs", "2", "--clock", "cpu", "--json"])
+    done = CliRunner().invoke(
+        app, ["bench", "model", str(artifact), "--against", str(LENET), "--runs", "2", "--clock", "cpu", "--json"]
+    )
     assert done.exit_code == 0, done.output
     rows = json.loads(done.stdout)["rows"]
     assert [row["system"] for row in rows] == ["ort fp32", "eie cpu", "eie ort", "eie library"]
@@ -123,3 +129,23 @@ def test_calls_take_turns() -> None:
     assert order == ["a", "b", *["-", "a", "-", "b"] * 2] and found.keys() == {"a", "b"}
     assert Times.of([1.0, 2.0, 3.0]) == Times(2.0, pytest.approx(1.2), pytest.approx(2.8))
     assert np.isfinite(found["a"].median)
+
+
+def test_deepsparse_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[N,2] x) => (float[N,2] y) { y = Neg(x) }'
+    )
+    x = np.ones((1, 2), np.float32)
+    assert [d.dim_value for d in fixed(model, x.shape).graph.input[0].type.tensor_type.shape.dim] == [1, 2]
+    monkeypatch.setenv(PYTHON, "/nowhere/python")
+    with pytest.raises(UserError, match="can't be started"):
+        DeepSparse(model, x, -x, 1)
+    monkeypatch.setenv(PYTHON, sys.executable)
+    if importlib.util.find_spec("deepsparse") is None:
+        with pytest.raises(UserError, match="not installed"):
+            DeepSparse(model, x, -x, 1)
+
+
+def test_calls_may_take_their_own_time() -> None:
+    for clock, expected in (("wall", 5.0), ("cpu", 3.0)):
+        assert interleaved({"a": lambda: Elapsed(5000, 3000)}, runs=3, clock=clock)["a"].median == expected
