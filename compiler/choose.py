@@ -155,8 +155,8 @@ def search(
         [rule_of(name, point) for name, point in points.items()],
         None if found.kept else _missed(found, budget, judge),
         found.checked or found.chosen,
-        len(judge.check),
-        judge.held_back,
+        len(judge.check if found.checked else judge.choose),
+        judge.held_back and found.checked is not None,
         found.tries,
         found.shares,
         [name for name, point in points.items() if point.plain],
@@ -204,7 +204,8 @@ def _missed(found: Found, budget: Budget, judge: Judge) -> str:
         return f"no choice of the passes is expected to take {budget.latency_us:g} us or less"
     reading = found.checked or found.chosen
     assert reading is not None
-    which = f"{len(judge.check)} samples held back" if judge.held_back else f"{len(judge.check)} samples"
+    held_back = judge.held_back and found.checked is not None
+    which = f"{len(judge.check if found.checked else judge.choose)} samples" + " held back" * held_back
     if reading.ratio <= 1:
         return f"it holds on {which}, but these are too few to be sure: {reading.text}"
     return f"the nearest that was found misses on {which}: {reading.text}"

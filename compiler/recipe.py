@@ -36,7 +36,7 @@ class Budget:
         layer_sqnr_db: least SQNR of each compressed layer's output, its own input given, in dB; 0: no bound.
         model_sqnr_db: least SQNR of every floating-point output of the whole model, in dB: of all samples together, and that three
             quarters of them reach; 0: no bound.
-        max_drop: instead of that: most that top-1 accuracy falls (without labels: most answers that change), as a share; or most that
+        max_drop: instead of that: most that top-1 accuracy falls (without labels: half of the answers that change), a share; or most that
             ``metric`` falls, in its own unit; 0: no bound.
         metric: ``module:function``, called with outputs and data by name; "": top-1.
         size: most bytes of the artifact; latency_us: most microseconds that its compressed layers are expected to take on this

@@ -151,7 +151,7 @@ def measure(
         timed: try more densities: time follows from them.
         grid: densities and bits to try beside what is tried anyway.
         trusted: the samples are real: codes are chosen by them. Otherwise they only say how large the error is.
-        jobs, dask: where to work, as in compiler/sweep.py.
+        jobs, dask: where to work, as in compiler/spread.py.
         cache: where answers are kept.
     """
     found: dict[str, Curve] = {}
@@ -335,7 +335,9 @@ def grid_of(densities: Sequence[float], bits: Sequence[int]) -> list[tuple[float
 def _gridded(recipe: Recipe, grid: Sequence[tuple[float, int]]) -> list[Options]:
     if any(isinstance(p, Reconstruct) for p in recipe.passes):
         return [{"reconstruct": {"step": 0.0, "density": d, "bits": b}} for d, b in grid]
-    return [{"sparsify": {"density": d}, "cluster": {"bits": b}} for d, b in grid]
+    have = {p.name for p in recipe.passes}
+    made = [{name: o for name, o in (("sparsify", {"density": d}), ("cluster", {"bits": b})) if name in have} for d, b in grid]
+    return [options for options in made if options]
 
 
 def fitted_codebook(values: npt.NDArray[np.floating]) -> bool:
@@ -393,7 +395,7 @@ def _key(model: Model, layers: Sequence[Layer], recipe: Recipe, calibration: Cal
         digest.update(f"{node.domain}{node.op}{node.inputs}{node.outputs}".encode("utf-8", "surrogateescape"))
         digest.update(b"".join(a.SerializeToString(deterministic=True) for _, a in sorted(node.attributes.items())))
         for tensor in node.inputs:
-            constant = graph.constants.get(tensor)
+            constant = graph.constant(tensor) if tensor else None
             if constant is not None and constant.data_type != 8:
                 digest.update(np.ascontiguousarray(constant.array()).view(np.uint8).data)
     digest.update(repr([layer.name for layer in layers]).encode("utf-8", "surrogateescape"))

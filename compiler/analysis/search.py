@@ -291,7 +291,7 @@ class Search:
                 break
         if best is None:
             assert nearest is not None
-            return self._as(nearest[1], False, nearest[2], nearest[2])
+            return self._as(nearest[1], False, nearest[2], None)
         return self._checked(*best, good)
 
     def _next(self, budget: float, ratio: float, good: float, bad: float) -> float:
@@ -319,7 +319,7 @@ class Search:
             budget = budget * min(0.8, max(0.05, 0.9 / checked.sure if math.isfinite(checked.sure) else 0.05))
             points = self.planner.plan(budget)
         checked, _ = self._made(points, "check")
-        return self._as(points, checked is None or checked.ratio <= 1, chosen, checked)
+        return self._as(points, checked is None or checked.sure <= 1, chosen, checked)
 
     # -- as right as bytes or time allow ------------------------------------------------------------------------------
 

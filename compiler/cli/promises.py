@@ -72,6 +72,9 @@ def budget(
     found: dict[str, Any] = {}
     if max_drop is not None and max_error is not None:
         raise UserError("--max-drop and --max-error exclude each other", where="--max-drop")
+    if size is not None and latency is not None:
+        raise UserError("--size and --latency exclude each other", where="--latency",
+                        hint="Bound one, and look at the report for the other.")  # fmt: skip
     if metric is not None and max_drop is None:
         raise UserError("needs --max-drop: how much it may fall", where="--metric")
     if max_drop is not None and not data:

@@ -45,7 +45,7 @@ class Dsd(TrainingPass):
         everything = find_layers(model)[0]
         layers = [la for la in everything if la.name in chosen]
         before = {la.name: la.array() for la in layers}
-        spared = {id(la) for la in everything[:1] if la.op == "Conv" and self.first == "keep"}
+        spared = {id(la) for la in layers if la is everything[0] and la.op == "Conv" and chosen[la.name].first == "keep"}
         for repeat in range(1, self.repeats + 1):
             of = f" {repeat} of {self.repeats}" if self.repeats > 1 else ""
             made = {}

@@ -49,7 +49,8 @@ class Ttq(TrainingPass):
 
         every_layer = find_layers(model)[0]
         layers = [la for la in every_layer if la.name in chosen]
-        ends = {id(la) for la in (every_layer[:1] + every_layer[-1:] if self.ends == "keep" else [])}
+        outer = [la for la in every_layer[:1] + every_layer[-1:] if la.name in chosen]
+        ends = {id(la) for la in outer if chosen[la.name].ends == "keep"}
         before = {la.name: la.array() for la in layers}
 
         def make(layer: Layer) -> Parametrization:

@@ -353,11 +353,12 @@ static void compute(void *context, size_t i) {
     const size_t end = begin + call->block < c->rows ? begin + call->block : c->rows;
     const eie_tile t = tile_of(call, i / call->blocks / c->group);
     const size_t bytes = call->vectors * call->lanes * (c->format == EIE_I16 || call->wide ? sizeof(int64_t) : sizeof(float));
-    uint8_t *x = eie_scratch_take(c->chunk_vectors * 64 + (end - begin) * bytes), *sums = x + c->chunk_vectors * 64;
+    uint8_t *x = eie_scratch_take(c->chunk_vectors * 64 + (end - begin) * bytes);
     if (x == NULL) {
         atomic_store(&call->failed, true);
         return;
     }
+    uint8_t *sums = x + c->chunk_vectors * 64;
     memset(x, 0, c->chunk_vectors * 64); /* lanes past the last position are computed too, of numbers that don't slow it down */
     for (size_t chunk = 0; chunk < c->chunks; chunk++) {
         lay(call, &t, group, chunk, (uint32_t *)x);
