@@ -36,7 +36,7 @@ static size_t worth_from(eie_format format, const char *isa) {
     static const struct {
         const char *isa;
         size_t from[3]; /* f32, i16, u8 */
-    } FROM[] = {{"avx512", {5, 8, 8}}, {"avx2", {3, 6, 7}}, {"neon", {8, 8, 8}}, {"scalar", {8, 8, 8}}};
+    } FROM[] = {{"avx512", {5, 8, 8}}, {"avx2", {4, 9, 8}}, {"neon", {8, 8, 8}}, {"scalar", {8, 8, 8}}};
     size_t i = 0;
     while (i + 1 < sizeof FROM / sizeof FROM[0] && strcmp(FROM[i].isa, isa) != 0) i++;
     return FROM[i].from[format];
