@@ -178,6 +178,7 @@ def _task(model: Model, judge: Judge, budget: Budget, latency: bool, most: float
     def read(part: str) -> Reading | None:
         if part not in parts:
             return None
+        reading: Reading | None
         if score is not None and budget.max_drop:
             reading = judge.score(model, parts[part], budget.max_drop, score)
         elif budget.max_drop:
