@@ -44,7 +44,7 @@ from .undo import undone
 Array = npt.NDArray[Any]
 Options = Mapping[str, Mapping[str, Any]]
 
-VERSION = 1  # of what is kept: another number where the same question has another answer
+VERSION = 2  # of what is kept: another number where the same question has another answer
 STEPS = (0.03, 0.06, 0.1, 0.17, 0.28, 0.45, 0.7, 1.1, 1.7, 2.6, 4.0)
 DENSITIES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.17, 0.12, 0.08, 0.05, 0.03)
 FEW_DENSITIES = (1.0, 0.5, 0.3, 0.18, 0.1, 0.05)
@@ -301,7 +301,7 @@ def open_options(recipe: Recipe, layer: Layer, timed: bool) -> list[Options]:
             found = [
                 {"reconstruct": {"step": s, **({"density": d} if d < 1 else {})}} for d in densities for s in STEPS
             ]
-        if np.unique(layer.array()).size <= 256 and not fixed:  # shared already, by whoever made the model: exact, and often small
+        if not fixed:  # fitted values: exact where weights are shared already, and finer than any grid where a few are far from all others
             found.append({"reconstruct": {"step": 0.0, "bits": 8}})
         return found
     shares: Sequence[float | None] = (None,)
