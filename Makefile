@@ -28,7 +28,7 @@ run: $(VENV)/.installed ## install, and optimize the bundled LeNet-300-100
 	$(BIN)/optimize $(MODEL) -o build/lenet-300-100.eie.onnx
 
 test: $(VENV)/.tested lint ## all tests but the slow ones, and the linters
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow" # workers share the cores: threads of their own would wait for each other
 
 test-slow: $(VENV)/.tested ## the slow tests: wheel and sdist in clean environments, exhaustive sweeps
 	$(BIN)/python -m pytest -q -m slow
