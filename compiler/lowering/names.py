@@ -21,7 +21,8 @@ def shorten(model: Model, keep: Collection[str] = ()) -> int:
     fresh = _short(model.graph.names())
     saved = 0
     for graph in list(model.graph.graphs()):
-        for name in [n for n in graph.constants if n not in keep and not graph.is_input(n) and not graph.is_output(n)]:
+        read = {i for node in graph.nodes if node.domain == DOMAIN for i in node.inputs}  # payloads: errors name them
+        for name in [n for n in graph.constants if n not in keep and n not in read and not graph.is_input(n) and not graph.is_output(n)]:
             if len(name) > 3:
                 new = next(fresh)
                 saved += (len(name) - len(new)) * (1 + len(graph.consumers(name)))

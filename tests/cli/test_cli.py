@@ -211,7 +211,7 @@ def test_an_artifact_is_not_optimized_again(tmp_path: Path, lenet: tuple[Path, d
         (["-p", "sparsify{densty=0.1},encode"], "density"),
         (["-p", "sparsify{density=7},encode"], "density"),
         (["-p", "sparsify{density=0.1}"], "encode"),
-        (["-p", "encode,cluster{bits=4}"], "cluster or ternarize or share or ttq before it"),
+        (["-p", "encode,cluster{bits=4}"], "cluster or ternarize or share or ttq or reconstruct before it"),
         (["--recipe", "deep-compresion"], "deep-compression"),
         (["--activations", "f16"], "f32, i16, u8"),
         (["--shape", "x=1,2"], "--shape"),
