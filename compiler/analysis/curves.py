@@ -44,7 +44,7 @@ from .undo import undone
 Array = npt.NDArray[Any]
 Options = Mapping[str, Mapping[str, Any]]
 
-VERSION = 2  # of what is kept: another number where the same question has another answer
+VERSION = 3  # of what is kept: another number where the same question has another answer
 STEPS = (0.03, 0.06, 0.1, 0.17, 0.28, 0.45, 0.7, 1.1, 1.7, 2.6, 4.0)
 DENSITIES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.17, 0.12, 0.08, 0.05, 0.03)
 FEW_DENSITIES = (1.0, 0.5, 0.3, 0.18, 0.1, 0.05)
@@ -159,7 +159,7 @@ def measure(
     if cache is not None and (known := cache.get(key)) is not None:
         return known
     for part, moments in calibration.whole(model, layers):
-        tasks = [_task(layer, moments.get(layer.name), recipe, timed, grid) for layer in part]
+        tasks = [_task(layer, moments.get(layer.name), recipe, timed, trusted, grid) for layer in part]
         answers = spread(functools.partial(_curve, trusted=trusted), tasks, jobs=jobs, dask=dask)
         for layer, task, curve in zip(part, tasks, answers, strict=True):
             progress(task.name)
@@ -194,7 +194,7 @@ def _reach(model: Model, layer: Layer, task: _Task, curve: Curve, arrives: Calla
 
 
 def _task(
-    layer: Layer, moments: Moments | None, recipe: Recipe, timed: bool, grid: Sequence[tuple[float, int]]
+    layer: Layer, moments: Moments | None, recipe: Recipe, timed: bool, trusted: bool, grid: Sequence[tuple[float, int]]
 ) -> _Task:
     form, array = Form.of(layer), layer.array()
     known = moments if moments is not None else Moments.white(form.width)
@@ -203,7 +203,7 @@ def _task(
         picked = form.matrix(array)[:, part[1]]
         share = picked.size / array.size
         form, array = part[0], part[0].array(picked)
-    tried = open_options(recipe, layer, timed) + _gridded(recipe, grid)
+    tried = open_options(recipe, layer, timed, trusted) + _gridded(recipe, grid)
     candidates = tuple((o, passes_with(recipe, layer, o)) for o in {repr(o): o for o in tried}.values())
     attributes = {name: layer.node.get(name) for name in layer.node.attributes}
     return _Task(layer.name, form, array, known, has_bias(layer), share, layer.constant.nbytes,
@@ -277,8 +277,11 @@ def passes_with(recipe: Recipe, layer: Layer, options: Options) -> tuple[Pass, .
     return tuple(found)
 
 
-def open_options(recipe: Recipe, layer: Layer, timed: bool) -> list[Options]:
-    """Every combination tried of the options that nothing in the recipe gives for a layer."""
+def open_options(recipe: Recipe, layer: Layer, timed: bool, trusted: bool = True) -> list[Options]:
+    """Every combination tried of the options that nothing in the recipe gives for a layer.
+
+    A codebook that somebody fitted is kept as it is where there are no samples to say what changing it would cost.
+    """
     steps = {type(p): own for p in recipe.passes if (own := recipe.options(layer, p)) is not None}
     fixed = {
         (kind.name, option)
@@ -290,6 +293,8 @@ def open_options(recipe: Recipe, layer: Layer, timed: bool) -> list[Options]:
     if Reconstruct in steps:
         own = steps[Reconstruct]
         assert isinstance(own, Reconstruct)
+        if not fixed and not trusted and fitted_codebook(layer.array()):
+            return [{"reconstruct": {"step": 0.0, "bits": 8}}]
         counted = ":" in own.pattern
         free = ("reconstruct", "density") not in fixed and not counted
         densities: Iterable[float] = (
