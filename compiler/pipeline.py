@@ -19,13 +19,11 @@ from eie.runtime.weight import Weight
 
 from .analysis.calibration import Calibration
 from .analysis.capture import restored
-from .analysis.curves import Cache
 from .analysis.fidelity import INLINE_LIMIT, Fidelity
 from .analysis.form import Form
 from .analysis.judge import Judge
 from .analysis.layers import Layer, LeftAlone, find_layers
 from .analysis.moments import Moments
-from .choose import Promised, search
 from .data import Feeds
 from .errors import ModelError, PromiseError, UserError
 from .ir.graph import Constant, Model
@@ -40,6 +38,8 @@ from .passes.encode import Encode
 from .passes.reconstruct import Reconstruct, output_error, reconstruct
 from .recipe import DEFAULT, WITH_DATA, Budget, Recipe
 from .report.result import LayerRow, Learnt, Result, Step
+from .search.choose import Promised, search
+from .search.curves import Cache
 from .training import require_torch
 from .training.settings import Settings
 
@@ -108,7 +108,7 @@ def optimize(
         strict: raise PromiseError when a weight that should be compressed can't be, or the model's budget (the default one
             where the recipe has none) is missed.
         refuse: raise PromiseError when the budget is missed.
-        cache: keep what was measured of layers, and use what was kept (compiler/analysis/curves.py says where).
+        cache: keep what was measured of layers, and use what was kept (compiler/search/curves.py says where).
         jobs: processes that measure layers; -1 for one a core.
         dask: a scheduler's address, to measure them there.
         progress: hears of each pass and layer.

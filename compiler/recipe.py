@@ -3,7 +3,7 @@
 A recipe names the passes, their options, and rules. A rule selects layers by name (a shell pattern) or by operator type,
 and overrides options of single passes there, or leaves the layers alone; of several rules that match, the last wins, option
 by option. A ``[train]`` table says how passes train (compiler/training/settings.py). With a ``[budget]`` the density and the
-bits that no rule gives are searched for, layer by layer (compiler/analysis/search.py), and ``--save-recipe`` writes what was
+bits that no rule gives are searched for, layer by layer (compiler/search/choose.py), and ``--save-recipe`` writes what was
 found as rules.
 """
 

@@ -12,12 +12,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def spread(work: Callable[[T], R], items: Sequence[T], *, jobs: int = 1, dask: str | None = None) -> Iterator[R]:
-    """What ``work`` makes of each item, in their order.
+def spread(
+    work: Callable[[T], R], items: Sequence[T], *, jobs: int = 1, dask: str | None = None, ordered: bool = True
+) -> Iterator[R]:
+    """What ``work`` makes of each item.
 
     Args:
         jobs: processes; -1 for one a core.
         dask: a scheduler's address; instead of processes.
+        ordered: in the order of the items; False: as they are done.
 
     Raises:
         UserError: the cluster can't be reached.
@@ -27,13 +30,13 @@ def spread(work: Callable[[T], R], items: Sequence[T], *, jobs: int = 1, dask: s
         return
     import joblib
 
-    with on(dask):
-        parallel = joblib.Parallel(n_jobs=-1 if dask else jobs, return_as="generator")
+    with _on(dask):
+        parallel = joblib.Parallel(n_jobs=-1 if dask else jobs, return_as="generator" if ordered else "generator_unordered")
         yield from parallel(joblib.delayed(work)(item) for item in items)
 
 
 @contextmanager
-def on(dask: str | None) -> Iterator[None]:
+def _on(dask: str | None) -> Iterator[None]:
     """While it lasts, joblib works on a Dask cluster, where one is named."""
     import joblib
 

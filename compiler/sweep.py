@@ -1,11 +1,12 @@
 """Many machines on one model: every combination of some parameters' values, in parallel, and resumable.
 
-joblib runs the points in processes of this machine, or on a Dask cluster; finished ones are appended to a file of JSON lines,
+The points are spread over processes or a Dask cluster (compiler/spread.py); finished ones are appended to a file of JSON lines,
 and a second run with that file does only what is missing.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -22,7 +23,7 @@ from eie.runtime.hardware.config import Config
 
 from .errors import UserError
 from .report.hardware import of_backend
-from .spread import on
+from .spread import spread
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 ALIASES = {"pe": "processing_elements", "fifo": "fifo_slots", "clock": "clock_mhz", "line": "line_bits", "run": "run_bits",
@@ -117,8 +118,6 @@ def run_points(artifact: bytes, feeds: Feeds, machines: Sequence[tuple[dict[str,
     Raises:
         UserError: the cluster can't be reached, or the file can't be used.
     """
-    import joblib
-
     digest = hashlib.sha256(artifact)
     for name in sorted(feeds):
         digest.update(name.encode() + np.ascontiguousarray(feeds[name]).tobytes())
@@ -128,20 +127,19 @@ def run_points(artifact: bytes, feeds: Feeds, machines: Sequence[tuple[dict[str,
     for key in keys:
         if key in known and progress:
             progress.step("known")
-    with on(dask):
-        calls = (joblib.delayed(_numbered)(i, artifact, feeds, machines[i][1]) for i in missing)
-        parallel = joblib.Parallel(n_jobs=-1 if dask else jobs, return_as="generator_unordered")
-        for i, found in parallel(calls):
-            known[keys[i]] = found
-            if results is not None:
-                _append(results, {"key": keys[i], **found})
-            if progress:
-                progress.step(" ".join(f"{k}={v}" for k, v in machines[i][0].items()))
+    work = functools.partial(_numbered, artifact, feeds)
+    todo = [(i, machines[i][1]) for i in missing]
+    for i, found in spread(work, todo, jobs=jobs, dask=dask, ordered=False):
+        known[keys[i]] = found
+        if results is not None:
+            _append(results, {"key": keys[i], **found})
+        if progress:
+            progress.step(" ".join(f"{k}={v}" for k, v in machines[i][0].items()))
     return [{**known[key], "parameters": given} for key, (given, _) in zip(keys, machines, strict=True)]
 
 
-def _numbered(i: int, artifact: bytes, feeds: Feeds, config: Config) -> tuple[int, dict[str, Any]]:
-    return i, simulate_once(artifact, feeds, config)
+def _numbered(artifact: bytes, feeds: Feeds, item: tuple[int, Config]) -> tuple[int, dict[str, Any]]:
+    return item[0], simulate_once(artifact, feeds, item[1])
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,11 +10,9 @@ import typer
 from rich.table import Table
 
 from ..analysis.calibration import Calibration
-from ..analysis.curves import Cache, Curve, Point, grid_of
 from ..analysis.fidelity import decibels as in_decibels
 from ..analysis.judge import Judge
 from ..analysis.layers import Layer, find_layers
-from ..choose import curves_of, point_text
 from ..errors import UserError
 from ..files import check_writable, write_beside
 from ..ir.reader import read
@@ -26,6 +24,8 @@ from ..recipe import Budget, Recipe
 from ..report.plots import sensitivity_plot
 from ..report.result import finite
 from ..report.table import console, printable
+from ..search.choose import curves_of, point_text
+from ..search.curves import Cache, Curve, Point, grid_of
 from .common import Bars, Json, ModelPath, print_json, shapes
 from .promises import Cached, Dask, Jobs, Samples
 

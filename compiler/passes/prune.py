@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from ..analysis.footprint import most_salient, stored_bytes
 from ..analysis.layers import Layer, find_layers
+from ..coding.footprint import most_salient, stored_bytes
 from ..errors import UserError
 from ..ir.graph import Model
 from .base import PassResult, Select, TrainingPass, every, option

@@ -1,6 +1,6 @@
 """Prune and share weights so that the layer's output stays, not its weights: second-order, from the moments of its inputs.
 
-compiler/passes/secondorder.py has the method. A layer's bias takes up what is left of the mean. Layers are taken in the order in
+compiler/coding/secondorder.py has the method. A layer's bias takes up what is left of the mean. Layers are taken in the order in
 which they run, and the inputs of later ones can be measured behind those that are compressed already (``stages``): their weights then
 also make up for what went wrong before them, as far as a linear map can: V = W E[z x^T] E[x x^T]^-1 for inputs x where the original
 had z.
@@ -23,11 +23,11 @@ from ..analysis.calibration import Calibration
 from ..analysis.form import Form
 from ..analysis.layers import Layer, find_layers
 from ..analysis.moments import Moments
+from ..coding.codebook import fit_codebook
+from ..coding.secondorder import PRICE, Geometry, Settings, assign, geometry, grid, pruned
 from ..errors import UserError
 from ..ir.graph import Constant, Model
 from .base import LedgerEntry, Pass, PassResult, Select, every, option
-from .cluster import fit_codebook
-from .secondorder import PRICE, Geometry, Settings, assign, geometry, grid, pruned
 from .sparsify import Sparsify
 
 Array = npt.NDArray[Any]
@@ -93,15 +93,10 @@ class Reconstruct(Pass):
         layers = [layer for layer in find_layers(model)[0] if select(layer)]
         return reconstruct(model, layers, {layer.name: self for layer in layers}, Calibration.none())
 
-    def fit(self, layer: Layer, moments: Moments, *, original: Array | None = None) -> Fit:
-        """What ``layer`` becomes for inputs of such moments; the layer is not changed.
-
-        Args:
-            original: the weight to take for the layer's own, of its shape.
-        """
-        array = layer.array() if original is None else original
+    def fit(self, layer: Layer, moments: Moments) -> Fit:
+        """What ``layer`` becomes for inputs of such moments; the layer is not changed."""
         form = Form.of(layer)
-        matrix = form.matrix(array)
+        matrix = form.matrix(layer.array())
         corrected = self.corrects(layer, moments)
         codes, values, note = self.codes(matrix, moments, form, centred=corrected)
         weight = Weight(form.array(codes), values, self.kind)
@@ -125,7 +120,7 @@ class Reconstruct(Pass):
         if exact is not None and not self.step and self.density >= 1 and exact.codebook.size <= 1 << self.bits:
             return exact.codes, exact.codebook, "shared already"
         known = moments if moments.known and moments.rows >= _FEW else Moments.white(matrix.shape[2])
-        factors = geometry(known, centred=centred, damp=self.damp, ordered=True)
+        factors = geometry(known, centred=centred, damp=self.damp)
         wanted = aimed(matrix, factors)
         mask, kept = self._mask(wanted, factors, form)
         deviation = float(matrix.std(dtype=np.float64))

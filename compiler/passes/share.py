@@ -2,7 +2,7 @@
 
 Deep Compression (ICLR 2016), section 3, clusters once, when training is over, and then moves the shared values; the assignment stays.
 Here latent weights are trained through their codebook, straight through the rounding (BinaryConnect, Courbariaux et al. 2015), and
-codebooks are fitted anew from time to time, to the same budget of bytes where there is one (compiler/passes/priced.py). A
+codebooks are fitted anew from time to time, to the same budget of bytes where there is one (compiler/coding/priced.py). A
 ``retrain`` after it tunes the values that came out.
 """
 
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from ..analysis.layers import Layer, find_layers
+from ..coding.priced import share_within
 from ..ir.graph import Model
 from .base import LedgerEntry, PassResult, Select, TrainingPass, every, option
 from .cluster import Cluster
-from .priced import share_within
 from .sparsify import relative_error
 
 if TYPE_CHECKING:

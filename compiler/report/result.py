@@ -17,12 +17,12 @@ from eie.runtime.format import inspect
 from ..analysis.fidelity import Fidelity
 from ..analysis.judge import Accuracy
 from ..analysis.layers import LeftAlone
-from ..choose import Promised
 from ..ir.graph import Model
 from ..ir.writer import save as save_model
 from ..ir.writer import size_of
 from ..lowering.artifact import Stored
 from ..recipe import Recipe
+from ..search.choose import Promised
 
 if TYPE_CHECKING:
     from ..training.trainer import Epoch

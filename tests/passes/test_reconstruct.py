@@ -15,12 +15,12 @@ from eie.compiler.analysis.fidelity import Runner
 from eie.compiler.analysis.form import Form
 from eie.compiler.analysis.layers import Layer, find_layers
 from eie.compiler.analysis.moments import Moments, Sums
+from eie.compiler.coding.secondorder import Settings, assign, geometry
 from eie.compiler.errors import UserError
 from eie.compiler.ir.graph import Model
 from eie.compiler.ir.reader import read
 from eie.compiler.passes.cluster import Cluster
 from eie.compiler.passes.reconstruct import Reconstruct, reconstruct
-from eie.compiler.passes.secondorder import Settings, assign, geometry
 from eie.compiler.passes.sparsify import Sparsify
 
 Array = np.ndarray[Any, Any]
@@ -70,8 +70,9 @@ def test_the_order_of_columns_is_optimal_brain_surgeons() -> None:
     x = correlated(2000, 6).astype(np.float64)
     w = f32(1, 1, 6)
     h = x.T @ x / len(x)
-    factors = geometry(seen(x.astype(np.float32)), centred=False, damp=1e-6, ordered=False)
-    upper = factors[0].upper[0].astype(np.float64)
+    factors = geometry(seen(x.astype(np.float32)), centred=False, damp=1e-6)
+    upper, order = factors[0].upper[0].astype(np.float64), factors[0].order
+    h, w = h[np.ix_(order, order)], w[:, :, order]
     error = w[0, 0, 0] - 0.0
     moved = w[0, 0, 1:] - error / upper[0, 0] * upper[0, 1:]
     best = np.linalg.solve(h[1:, 1:], h[1:] @ w[0, 0])

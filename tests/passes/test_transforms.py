@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from onnx import numpy_helper, parser
 
 from eie.compiler.analysis.layers import Layer, find_layers
+from eie.compiler.coding.codebook import fit_codebook, nearest
 from eie.compiler.errors import UserError
 from eie.compiler.ir.graph import Model
 from eie.compiler.ir.printer import to_text
@@ -23,7 +24,7 @@ from eie.compiler.ir.reader import read
 from eie.compiler.ir.verifier import verify
 from eie.compiler.ir.writer import to_proto
 from eie.compiler.passes.base import Pass, PassResult, parse_pipeline
-from eie.compiler.passes.cluster import Cluster, fit_codebook, nearest
+from eie.compiler.passes.cluster import Cluster
 from eie.compiler.passes.encode import Encode
 from eie.compiler.passes.sparsify import Sparsify, largest, relative_error
 from eie.compiler.passes.ternarize import Ternarize

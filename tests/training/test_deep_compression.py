@@ -14,12 +14,12 @@ import torch
 from onnx import numpy_helper
 
 from eie.compiler import Recipe, optimize
-from eie.compiler.analysis.footprint import CLOSE, most_salient, stored_bytes
 from eie.compiler.analysis.layers import find_layers
+from eie.compiler.coding.footprint import CLOSE, most_salient, stored_bytes
+from eie.compiler.coding.priced import share_within
 from eie.compiler.errors import UserError
 from eie.compiler.ir.reader import read
 from eie.compiler.passes.cluster import Cluster
-from eie.compiler.passes.priced import share_within
 from eie.compiler.passes.prune import Prune, _Ramp
 from eie.compiler.training.augment import shifted
 from eie.compiler.training.parametrization import Coded, Weighed

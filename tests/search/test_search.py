@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eie.compiler.analysis.curves import Curve, Point, fitted_codebook
 from eie.compiler.analysis.promise import (
     called,
     drop_reading,
@@ -20,8 +19,9 @@ from eie.compiler.analysis.promise import (
     score_reading,
     wilson,
 )
-from eie.compiler.analysis.search import Planner, dense
 from eie.compiler.errors import UserError
+from eie.compiler.search.curves import Curve, Point, fitted_codebook
+from eie.compiler.search.planner import Planner, dense
 
 Array = np.ndarray[Any, Any]
 

@@ -7,9 +7,9 @@ as it can be, by the weights of the columns still to come: with H^-1 = U^T U, U 
 pruning as in SparseGPT (Frantar and Alistarh, 2023), for rounding as in GPTQ (Frantar et al., 2023); here both at once: zero is one
 of the values a weight can become.
 
-Which value: the one that minimizes error + price * bits, bits being what the entropy coder will take for it (from how often each
-code occurs): entropy-constrained quantization (Chou, Lookabaugh, Gray, 1989). On a grid of even steps that beats pruning followed
-by k-means at the same bytes, and how many weights become zero follows from the step.
+Which value: the one that minimizes error + price * bits, bits being what the entropy coder will take for it (compiler/coding/rate.py).
+On a grid of even steps that beats pruning followed by k-means at the same bytes, and how many weights become zero follows from the
+step.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..analysis.moments import Block, Moments
+from .rate import Codes, bits_of, cheapest
 
 Array = npt.NDArray[np.float32]
 Array64 = npt.NDArray[np.float64]
-Codes = npt.NDArray[np.int64]
 
 COLUMNS = 64  # settled before the rest is brought up to date
 TRUST = 0.4  # share of the mean variance added where weights are made to undo earlier errors: less fits noise of few samples
@@ -52,18 +52,17 @@ class Geometry:
     dead: float
 
 
-def geometry(moments: Moments, *, centred: bool, damp: float, ordered: bool = True) -> list[Geometry]:
+def geometry(moments: Moments, *, centred: bool, damp: float) -> list[Geometry]:
     """Factors of the moments, damped so that they exist and so that few samples are not taken for the truth.
 
     Args:
         centred: the layer's bias takes up the mean, so that only the covariance counts.
         damp: share of the mean variance that each input is given on top.
-        ordered: inputs of large variance first; False: as they stand, for patterns of neighbours.
     """
-    return [_geometry(block, moments.rows, centred, damp, ordered) for block in moments.blocks]
+    return [_geometry(block, moments.rows, centred, damp) for block in moments.blocks]
 
 
-def _geometry(block: Block, rows: int, centred: bool, damp: float, ordered: bool) -> Geometry:
+def _geometry(block: Block, rows: int, centred: bool, damp: float) -> Geometry:
     h = block.covariance if centred else block.second()
     n = h.shape[-1]
     diagonal = np.einsum("gii->gi", h)
@@ -73,7 +72,7 @@ def _geometry(block: Block, rows: int, centred: bool, damp: float, ordered: bool
     if rows:  # the moments of few rows are uncertain by about sqrt(n / rows): shrunk towards white ones by as much
         damp = max(damp, min(1.0, 0.1 * n / rows))
     floor = np.where(level > 0, level, max(scale, 1e-30))
-    order = np.argsort(-diagonal.mean(axis=0), kind="stable") if ordered else np.arange(n)
+    order = np.argsort(-diagonal.mean(axis=0), kind="stable")  # inputs of large variance first
     target = None
     for _ in range(12):
         damped = h + (damp * floor)[:, None, None] * np.eye(n)
@@ -162,27 +161,24 @@ def pruned(weights: Array, factors: list[Geometry], mask: npt.NDArray[np.bool_])
     return np.where(mask, found, 0)
 
 
-def assign(weights: Array, factors: list[Geometry], settings: Settings, bits: Array64 | None = None) -> Codes:
-    """Index of the level each weight becomes, int64 [groups, out, n].
+def assign(weights: Array, factors: list[Geometry], settings: Settings) -> Codes:
+    """Index of the level each weight becomes, int64 [groups, out, n]: what the coder takes for each level is estimated from the
+    nearest levels, then from a first pass.
 
     Args:
         weights: float32 [groups, out, n], those to approximate on the inputs as they are.
-        bits: float64 [k], what the coder takes for each level; None: estimated from the nearest levels, then from a first pass.
     """
-    if bits is None:
-        first = _nearest(settings.levels, weights)
-        if settings.mask is not None:
-            first[~settings.mask] = settings.zero
-        bits = price_list(first, settings.levels.size)
-        if settings.price > 0:
-            bits = price_list(_settle(weights, factors, settings, bits), settings.levels.size)
+    first = _nearest(settings.levels, weights)
+    if settings.mask is not None:
+        first[~settings.mask] = settings.zero
+    bits = _bits(first, settings.levels.size)
+    if settings.price > 0:
+        bits = _bits(_settle(weights, factors, settings, bits), settings.levels.size)
     return _settle(weights, factors, settings, bits)
 
 
-def price_list(codes: Codes, count: int) -> Array64:
-    """Bits of each code by how often it occurs."""
-    found = np.bincount(codes.reshape(-1), minlength=count) + 0.1
-    return np.asarray(-np.log2(found / found.sum()))
+def _bits(codes: Codes, count: int) -> Array64:
+    return bits_of(np.bincount(codes.reshape(-1), minlength=count), unseen=0.1)
 
 
 def _nearest(levels: Array64, values: npt.NDArray[np.floating]) -> Codes:
@@ -226,8 +222,8 @@ def _settle_block(
             code = np.searchsorted(middles, w)
             if charge > 0:
                 rate = (charge * np.square(pivot)).astype(np.float32)  # per bit, in squared units of this column
-                code = _cheapest(w, code, downward[code], zero, levels, bits32, rate, settings.exact)
-            elif settings.exact:
+                code = cheapest(w, levels, bits32, rate, _candidates(code, downward[code], zero, settings.exact))
+            if settings.exact:
                 code = np.where(code == zero, np.where(w >= 0, zero + 1, zero - 1).clip(0, levels.size - 1), code)
             if kept is not None:
                 code = np.where(kept[:, j], code, zero)
@@ -243,17 +239,6 @@ def _settle_block(
     return codes
 
 
-def _cheapest(
-    w: Array, near: Codes, lower: Codes, zero: int, levels: Array, bits: Array, rate: Array, exact: bool
-) -> Codes:
-    """Of the nearest level, the next one towards zero, and zero: the least of error + rate * bits."""
-    cost = np.square(w - levels[near]) + rate * bits[near]
-    cost_lower = np.square(w - levels[lower]) + rate * bits[lower]
-    better = cost_lower < cost
-    if exact:
-        better &= lower != zero
-    code = np.where(better, lower, near)
-    if exact:
-        return np.where(code == zero, np.where(w >= 0, zero + 1, zero - 1).clip(0, levels.size - 1), code)
-    cost = np.where(better, cost_lower, cost)
-    return np.where(np.square(w) + rate * bits[zero] < cost, zero, code)
+def _candidates(near: Codes, lower: Codes, zero: int, exact: bool) -> tuple[Codes | int, ...]:
+    """The nearest level, the next one towards zero, and zero, where it is allowed: others cost more."""
+    return (near, np.where(lower == zero, near, lower)) if exact else (near, lower, zero)

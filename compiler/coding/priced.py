@@ -1,14 +1,14 @@
-"""Shared values whose codes have a price: entropy-constrained scalar quantization.
+"""Shared values whose codes have a price: codebooks fitted to what the entropy coder will charge (compiler/coding/rate.py).
 
 K-means spends as much on a rare value as on a frequent one; an entropy coder does not. Here a weight goes to the value of least
 
-    (w - c)^2 / mean w^2 + price * bits(c),    bits(c) = -log2 of the share of weights that have c,
+    (w - c)^2 / mean w^2 + price * bits(c),
 
-which Lloyd's iterations (Chou, Lookabaugh, Gray 1989) minimise in turns over values, shares and members; values that nobody wants
-at their price go. Distortion counts relative to the mean square of a layer's weights that are not zero, so one price serves all
-layers and gives them about the same noise to signal. (Against a layer's whole energy, small layers take finer values at the
-expense of large ones: measured worse, by 0.2 points on LeNet-300-100 at a hundredth.) The price is found by encoding: the lowest at
-which all payloads together fit the budget.
+which Lloyd's iterations minimise in turns over values, shares and members; values that nobody wants at their price go. Distortion
+counts relative to the mean square of a layer's weights that are not zero, so one price serves all layers and gives them about the
+same noise to signal. (Against a layer's whole energy, small layers take finer values at the expense of large ones: measured worse,
+by 0.2 points on LeNet-300-100 at a hundredth.) The price is found by encoding: the lowest at which all payloads together fit the
+budget.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import numpy.typing as npt
 from eie.runtime.format import encode, inspect
 from eie.runtime.weight import Pattern, Weight
 
-from .cluster import fit_codebook
+from .codebook import fit_codebook
+from .rate import bits_of, cheapest
 
 Array = npt.NDArray[Any]
 
@@ -109,32 +110,23 @@ class _Layer:
         values, bits = self.start.astype(np.float64), np.full(self.start.size, np.log2(max(2, self.start.size)))
         toll = price * self.power
         for _ in range(_ROUNDS if price else 0):
-            owner = _cheapest(self.means, values, toll * bits)
+            owner = cheapest(self.means, values, bits, toll)
             weight = np.bincount(owner, self.counts, values.size)
             kept = weight > 0
             moved = np.bincount(owner, self.counts * self.means, values.size)[kept] / weight[kept]
             still = kept.all() and np.allclose(moved, values, rtol=1e-7, atol=0)
-            values, bits = moved, -np.log2(weight[kept] / self.counts.sum())
+            values, bits = moved, bits_of(weight[kept])
             if still:
                 break
-        return self._coding(values, toll * bits)
+        return self._coding(values, bits, toll)
 
-    def _coding(self, values: Array, tolls: Array) -> Coding:
-        owner = _cheapest(self.values, values, tolls)
+    def _coding(self, values: Array, bits: Array, toll: float) -> Coding:
+        owner = cheapest(self.values, values, bits, toll)
         used = np.unique(owner)
         codebook = values[used].astype(np.float32)
         codebook[codebook == 0] = np.finfo(np.float32).tiny  # zero itself is code 0's
         codes = np.zeros(self.array.shape, np.uint8)
         codes[self.array != 0] = np.searchsorted(used, owner) + 1
-        values, tolls = values[used], tolls[used]
+        values, tolls = values[used], toll * bits[used]
         ends = (values[1:] + values[:-1]) / 2 + np.diff(tolls) / (2 * np.diff(values))
         return Coding(Weight(codes, np.concatenate([np.zeros(1, np.float32), codebook]), self.pattern), ends)
-
-
-def _cheapest(points: Array, values: Array, tolls: Array) -> Array:
-    """Index of the value of least (point - value)^2 + toll for each point, a block of points at a time."""
-    found = np.empty(points.size, np.int64)
-    for begin in range(0, points.size, 1 << 16):
-        block = points[begin : begin + (1 << 16), None]
-        found[begin : begin + (1 << 16)] = (np.square(block - values) + tolls).argmin(1)
-    return found

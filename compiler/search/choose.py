@@ -12,20 +12,21 @@ import numpy as np
 
 from eie.runtime.backends.base import Activations
 
-from .analysis.calibration import Calibration
-from .analysis.curves import Cache, Curve, Point, measure, rule_of
-from .analysis.judge import Judge
-from .analysis.layers import Layer
-from .analysis.promise import Reading, load_score
-from .analysis.search import Found, Planner, Search, Task
-from .ir.graph import Model
-from .ir.writer import size_of
-from .lowering.artifact import lower
-from .lowering.names import shorten
-from .passes.base import Pass, PassResult
-from .passes.canonicalize import Canonicalize
-from .passes.encode import Encode
-from .recipe import Budget, Recipe, Rule
+from ..analysis.calibration import Calibration
+from ..analysis.judge import Judge
+from ..analysis.layers import Layer
+from ..analysis.promise import Reading, load_score
+from ..ir.graph import Model
+from ..ir.writer import size_of
+from ..lowering.artifact import lower
+from ..lowering.names import shorten
+from ..passes.base import Pass, PassResult
+from ..passes.canonicalize import Canonicalize
+from ..passes.encode import Encode
+from ..recipe import Budget, Recipe, Rule
+from .curves import Cache, Curve, Point, measure, rule_of
+from .planner import Planner
+from .search import Found, Search, Task
 
 _TOLERATED_DB = 5.0  # what made-up samples may miss at the finest codebooks, and it is reported; for more, layers are given back
 _WATCHED = 24  # samples on which it is measured how far a layer's error reaches

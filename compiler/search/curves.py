@@ -25,6 +25,11 @@ from eie.runtime.backends.cpu import isa, verdict_of
 from eie.runtime.format import encode
 from eie.runtime.weight import Weight
 
+from ..analysis.calibration import Calibration
+from ..analysis.form import Form
+from ..analysis.layers import Layer
+from ..analysis.moments import Moments
+from ..analysis.undo import undone
 from ..data import Feeds
 from ..files import write_beside
 from ..ir.graph import Model
@@ -35,11 +40,6 @@ from ..passes.sparsify import Sparsify
 from ..passes.ternarize import Ternarize
 from ..recipe import Recipe, Rule
 from ..spread import spread
-from .calibration import Calibration
-from .form import Form
-from .layers import Layer
-from .moments import Moments
-from .undo import undone
 
 Array = npt.NDArray[Any]
 Options = Mapping[str, Mapping[str, Any]]
@@ -214,8 +214,8 @@ def _curve(task: _Task, trusted: bool) -> Curve:
     matrix = task.form.matrix(task.array)
     signal = task.moments.noise(matrix)
     points = [_point(task, matrix, signal, options, passes, trusted) for options, passes in task.candidates]
-    dense = verdict_ns(task, Weight(np.ones((1, 1), np.uint8), np.array([0, 1], np.float32)), dense=True)
-    points.append(Point({}, 0.0, task.bytes, dense, 1.0, 32))
+    full = Weight(np.ones(task.array.shape, np.uint8), np.array([0.0, 1.0], np.float32))
+    points.append(Point({}, 0.0, task.bytes, expected_us(task, full), 1.0, 32))
     return Curve(task.name, tuple(points), task.moments.rows)
 
 
@@ -226,7 +226,7 @@ def _point(task: _Task, matrix: Array, signal: float, options: Options, passes: 
     size = len(encode(weight))
     fixed = min(size, 60 + 3 * weight.codebook.size)
     return Point(
-        options, ratio, fixed + (size - fixed) / task.share, verdict_ns(task, weight), weight.density, weight.bits
+        options, ratio, fixed + (size - fixed) / task.share, expected_us(task, weight), weight.density, weight.bits
     )
 
 
@@ -251,13 +251,10 @@ def compressed(
     return (weight if weight is not None else Cluster(bits=8).share(array)), centred
 
 
-def verdict_ns(task: _Task, weight: Weight, *, dense: bool = False) -> float:
+def expected_us(task: _Task, weight: Weight) -> float:
     """Microseconds that the layer is expected to take in a run, on this machine; 0: not known."""
     if not task.lowered:
         return 0.0
-    if dense:
-        shape = task.array.shape
-        weight = Weight(np.ones(shape, np.uint8), np.array([0.0, 1.0], np.float32))
     verdict = verdict_of(task.lowered, task.attributes, weight, task.activations)
     return verdict.vector_ns / task.share * task.moments.vectors / 1e3
 
