@@ -15,12 +15,9 @@ where they are), and its uncertainty by the bootstrap; counts are reported with 
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +27,7 @@ from ..errors import UserError
 from .fidelity import decibels
 
 Array = npt.NDArray[Any]
+# the outputs and the data, both as arrays by name, a sample an item of the first axis; the larger the better
 Score = Callable[[Mapping[str, Array], Mapping[str, Array]], float]
 
 COST = 0.5  # of an answer that changes, in right ones
@@ -199,33 +197,6 @@ def _changed(margins: Array, moves: Array) -> float:
 
 
 # -- a function of the user's ----------------------------------------------------------------------------------------------
-
-
-def load_score(text: str) -> Score:
-    """``module:function``, from the working folder or wherever Python finds modules.
-
-    The function takes the outputs and the data, both as arrays by name, a sample an item of the first axis, and gives a number: the
-    larger the better.
-
-    Raises:
-        UserError: there is none.
-    """
-    module, colon, name = text.partition(":")
-    hint = "It is written module:function, for example metrics:f1 for the function f1 in metrics.py."
-    if not colon or not module or not name:
-        raise UserError(f"{text!r} names no function", where="--metric", hint=hint)
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        raise UserError(f"can't import {module!r}: {error}", where="--metric", hint=hint) from error
-    finally:
-        sys.path.remove(folder)
-    if not callable(found):
-        raise UserError(f"{module!r} has no function {name!r}", where="--metric", hint=hint)
-    score: Score = found
-    return score
 
 
 def called(score: Score, outputs: Mapping[str, Array], data: Mapping[str, Array]) -> float:

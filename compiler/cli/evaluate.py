@@ -14,9 +14,10 @@ from eie.runtime import Session
 
 from ..analysis.fidelity import agreement, decibels, energies
 from ..analysis.judge import top1
-from ..analysis.promise import called, load_score, wilson
+from ..analysis.promise import called, wilson
 from ..data import LABEL, Feeds, Input, load_npz, split
 from ..errors import UserError
+from ..functions import load_function
 from ..report.result import finite
 from ..report.table import console
 from ..report.table import decibels as shown
@@ -47,7 +48,7 @@ def command(
 ) -> None:
     """Measure top-1 accuracy on labelled samples, agreement with another model, or what a function of yours says."""
     arrays = load_npz(data)
-    score = load_score(metric) if metric is not None else None
+    score = load_function(metric, "--metric") if metric is not None else None
     session = Session(model, backend=backend, threads=threads, activations=activations(format))
     other = Session(against, "ort") if against is not None else None
     inputs = [Input(i.name, tuple(d if isinstance(d, int) else None for d in i.shape)) for i in session.get_inputs()]

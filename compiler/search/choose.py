@@ -15,7 +15,8 @@ from eie.runtime.backends.base import Activations
 from ..analysis.calibration import Calibration
 from ..analysis.judge import Judge
 from ..analysis.layers import Layer
-from ..analysis.promise import Reading, load_score
+from ..analysis.promise import Reading
+from ..functions import load_function
 from ..ir.graph import Model
 from ..ir.writer import size_of
 from ..lowering.artifact import lower
@@ -171,7 +172,7 @@ def _compressed_only(curve: Curve) -> Curve:
 
 def _task(model: Model, judge: Judge, budget: Budget, latency: bool, most: float) -> Task:
     parts = {"choose": judge.choose, "check": judge.check}
-    score = load_score(budget.metric) if budget.metric else None
+    score = load_function(budget.metric, "--metric") if budget.metric else None
     allowed = 10 ** (-budget.model_sqnr_db / 10)
     if budget.max_drop and score is None:
         judge.needs_classes()

@@ -8,10 +8,7 @@ given is taken from the training data, by the seed.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +18,7 @@ import numpy.typing as npt
 
 from ..data import LABEL, Input, describe, inputs_of, load_npz
 from ..errors import UserError, nearest
+from ..functions import load_function
 from ..ir.graph import Model
 
 Array = npt.NDArray[Any]
@@ -124,44 +122,12 @@ def load(
     return TrainingData(first, second, stacked, frozenset(first.alike), LABEL in probe, _fingerprint(first, second))
 
 
-def user_function(text: str, where: str) -> Callable[..., Any]:
-    """The function ``module:function`` names; the module is a Python file, or one that can be imported from here.
-
-    Raises:
-        UserError: there is no such module or function.
-    """
-    module, _, name = text.rpartition(":")
-    hint = "It is written module:function or file.py:function."
-    if not module or not name:
-        raise UserError(f"{text!r} names no function", where=where, hint=hint)
-    try:
-        if module.endswith(".py"):
-            path = Path(module)
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            if not path.is_file() or spec is None or spec.loader is None:
-                raise UserError("no such file", where=module, hint=hint)
-            loaded = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(loaded)
-        else:
-            if "" not in sys.path and str(Path.cwd()) not in sys.path:
-                sys.path.insert(0, str(Path.cwd()))
-            loaded = importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"can't import {module!r}: {error}", where=where, hint=hint) from error
-    function = getattr(loaded, name, None)
-    if not callable(function):
-        functions = [n for n, v in vars(loaded).items() if callable(v) and not n.startswith("_")]
-        raise UserError(f"{module} has no function {name!r}", where=where, hint=nearest(name, functions))
-    found: Callable[..., Any] = function
-    return found
-
-
 def _given(source: Any, where: str) -> Any:
     """What a path or the name of a function stands for."""
     if isinstance(source, Path) or (isinstance(source, str) and (source.endswith(".npz") or ":" not in source)):
         return load_npz(source)
     if isinstance(source, str):
-        return user_function(source, where)()
+        return load_function(source, where)()
     return source
 
 

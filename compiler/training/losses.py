@@ -13,8 +13,8 @@ from torch import Tensor
 from ..analysis.fidelity import judged_tensors
 from ..data import LABEL
 from ..errors import UserError
+from ..functions import load_function
 from ..ir.graph import Model
-from .data import user_function
 from .settings import Settings
 
 Loss = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
@@ -51,7 +51,7 @@ class Objective:
         if label is not None and label.numel() == 0:
             raise UserError("the labels hold no values", where=LABEL)
         if ":" in kind:
-            kind, user = "user", user_function(settings.loss, "train.loss")
+            kind, user = "user", load_function(settings.loss, "train.loss")
         elif kind == "auto":
             kind = "teacher" if label is None else "cross-entropy" if not label.is_floating_point() else "mse"
         if kind in ("cross-entropy", "mse") and label is None:
