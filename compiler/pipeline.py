@@ -248,7 +248,7 @@ def transform(
     calibration: Calibration,
     progress: Callable[[str], None] = lambda name: None,
 ) -> PassResult:
-    """Run one pass, each layer with the options the recipe gives it there."""
+    """Run one pass on all the model's layers, each with the options the recipe gives it there."""
     own = {layer.name: options for layer in layers if (options := recipe.options(layer, step)) is not None}
     if isinstance(step, Reconstruct):
         chosen = {name: options for name, options in own.items() if isinstance(options, Reconstruct)}
@@ -265,7 +265,7 @@ def transform(
                 progress(layer.name)
             return layer.name in names
 
-        outcome = options.run(model, select)
+        outcome = options.run(model, select, layers)
         changed = changed or outcome.changed
         entries += outcome.ledger
     return PassResult(changed, tuple(entries))
@@ -338,7 +338,7 @@ class _Run:
         if self.training is not None and isinstance(step, TrainingPass):
             own = {layer.name: self.recipe.options(layer, step) for layer in layers}
             chosen = {name: options for name, options in own.items() if isinstance(options, TrainingPass)}
-            outcome = step.train(model, chosen, self.training)
+            outcome = step.train(model, layers, chosen, self.training)
             self.trained = to_proto(model)
         else:
             self.progress.stage(step.name, len(layers))
@@ -376,13 +376,13 @@ class _Run:
         self._shown = feeds[:16]
         self.progress.stage("inputs of layers", 0)
         self.calibration = Calibration.planned(model, layers, feeds if trusted else [], (self.recipe.budget or Budget()).seed)
-        chosen = [la for la in layers if any(self.recipe.options(la, p) for p in self.recipe.passes)]
-        if self.recipe.budget is None or not chosen:
+        skipped = not any(self.recipe.options(la, p) for la in layers for p in self.recipe.passes)
+        if self.recipe.budget is None or skipped:
             return None
         began = time.perf_counter()
         watched = self.calibration if trusted else Calibration(feeds, self.recipe.budget.seed)
         promised = search(
-            model, chosen, judge, self.recipe, self.calibration, watched, transform=transform, encoding=encoding, cache=cache,
+            model, layers, judge, self.recipe, self.calibration, watched, transform=transform, encoding=encoding, cache=cache,
             jobs=jobs, dask=dask, progress=self.progress,
         )  # fmt: skip
         self.recipe = self.recipe.with_rules(promised.rules)

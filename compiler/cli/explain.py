@@ -22,7 +22,7 @@ from ..ir.reader import read
 from ..ir.verifier import verify
 from ..passes.canonicalize import Canonicalize
 from ..passes.encode import Encode
-from ..pipeline import transform
+from ..pipeline import designed_too, transform
 from ..recipe import Budget, Recipe, presets
 from ..report.result import finite
 from ..report.table import console, decibels, printable
@@ -68,6 +68,8 @@ def command(
 def _became(model: Model, layers: list[Layer], artifact: Path, judge: Judge) -> dict[str, Became]:
     if artifact.suffix == ".toml" or str(artifact) in presets():
         recipe = Recipe.load(str(artifact))
+        taken = {la.constant for la in find_layers(model, designed_too(recipe, judge))[0]}
+        layers = [la for la in layers if la.constant in taken]
         recipe.check(layers)
         feeds: list[Feeds] = [] if judge.made_up else judge.feeds(judge.calibrate)
         calibration = Calibration.planned(model, layers, feeds, (recipe.budget or Budget()).seed)

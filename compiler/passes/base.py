@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from ..analysis.layers import Layer
+from ..analysis.layers import Layer, find_layers
 from ..errors import UserError, nearest
 from ..ir.graph import Model
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..training.trainer import Training
 
 Select = Callable[[Layer], bool]
+Layers = Sequence[Layer] | None
 
 REGISTRY = {  # name -> module of this package and class in it; imported when first asked for
     "canonicalize": ("canonicalize", "Canonicalize"),
@@ -73,6 +74,11 @@ def every(layer: Layer) -> bool:
     return True
 
 
+def all_layers(model: Model, layers: Layers) -> Sequence[Layer]:
+    """The layers given, or those that are found."""
+    return find_layers(model)[0] if layers is None else layers
+
+
 @dataclass(frozen=True)
 class Pass:
     """Base of all passes. See the module's docstring.
@@ -92,8 +98,13 @@ class Pass:
     reshapes: ClassVar[bool] = False
     given = frozenset[str]()
 
-    def run(self, model: Model, select: Select = every) -> PassResult:
-        """Change ``model`` in place, but only the layers ``select`` allows."""
+    def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
+        """Change ``model`` in place, but only the layers ``select`` allows.
+
+        Args:
+            layers: all that the model has, for every pass of a run the same (what looks designed, or stops looking like a
+                weight halfway, is a layer to all of them or to none); found when left out.
+        """
         raise TypeError(f"{type(self).__name__} has no run")
 
     def __str__(self) -> str:
@@ -109,10 +120,13 @@ class Pass:
 class TrainingPass(Pass):
     """A pass that learns from data (docs/decisions/0010). Without data, ``run`` does what can be done without."""
 
-    def train(self, model: Model, chosen: Mapping[str, Self], training: Training) -> PassResult:
+    def train(
+        self, model: Model, layers: Sequence[Layer], chosen: Mapping[str, Self], training: Training
+    ) -> PassResult:
         """Change ``model`` in place, all layers together.
 
         Args:
+            layers: all that the model has, as in ``run``.
             chosen: layer name -> this pass with the options that hold there; other layers' weights stay as they are. Options
                 of the training itself, such as epochs, are those of ``self``.
             training: data and settings, and ``fit``.

@@ -27,7 +27,7 @@ from ..analysis.layers import SLOTS
 from ..errors import ModelError
 from ..ir.graph import Constant, Graph, Model, Node
 from ..ir.writer import to_proto
-from .base import Pass, PassResult, Select, every
+from .base import Layers, Pass, PassResult, Select, every
 
 Array = npt.NDArray[Any]
 
@@ -62,7 +62,7 @@ class Canonicalize(Pass):
     name: ClassVar[str] = "canonicalize"
     ensures: ClassVar[frozenset[str]] = frozenset({"canonical"})
 
-    def run(self, model: Model, select: Select = every) -> PassResult:
+    def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
         steps: tuple[Callable[[Model], bool], ...] = (
             _own_initializers,
             _fold_constants,

@@ -10,6 +10,7 @@ set so that all layers together take the bytes of the ratio.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,12 +19,12 @@ import numpy.typing as npt
 
 from eie.runtime.weight import Weight
 
-from ..analysis.layers import Layer, find_layers
+from ..analysis.layers import Layer
 from ..coding.codebook import fit_codebook, nearest
 from ..coding.priced import share_within
 from ..errors import UserError
 from ..ir.graph import Model
-from .base import LedgerEntry, Pass, PassResult, Select, every, option
+from .base import Layers, LedgerEntry, Pass, PassResult, Select, all_layers, every, option
 from .sparsify import relative_error
 
 Array = npt.NDArray[Any]
@@ -52,13 +53,11 @@ class Cluster(Pass):
             raise UserError(f"ratio = {self.ratio:g} would make weights larger", where="cluster",
                             hint="40 stands for 40 times fewer bytes.")  # fmt: skip
 
-    def run(self, model: Model, select: Select = every) -> PassResult:
+    def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
         if self.ratio:
-            return self._share_all(model, select)
+            return self._share_all([*filter(select, all_layers(model, layers))])
         entries, changed = [], False
-        for layer in find_layers(model)[0]:
-            if not select(layer):
-                continue
+        for layer in filter(select, all_layers(model, layers)):
             held = layer.weight
             if held is not None and held.codebook.size <= 1 << self.bits:
                 entries.append(LedgerEntry(layer.name, reason="", action="shared already", kept=held.density))
@@ -77,9 +76,8 @@ class Cluster(Pass):
             )
         return PassResult(changed, tuple(entries))
 
-    def _share_all(self, model: Model, select: Select) -> PassResult:
+    def _share_all(self, layers: Sequence[Layer]) -> PassResult:
         """Shared forms of all layers for one budget of bytes."""
-        layers = [layer for layer in find_layers(model)[0] if select(layer)]
         before = {la.name: la.array() for la in layers}
         patterns = {la.name: la.weight.pattern for la in layers if la.weight is not None}
         wanted = sum(la.constant.stored for la in layers) / self.ratio

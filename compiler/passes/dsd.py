@@ -6,13 +6,13 @@ weights start the last phase at zero, and it takes a tenth of the learning rate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from ..analysis.layers import find_layers
+from ..analysis.layers import Layer
 from ..ir.graph import Model
-from .base import NO_DATA, LedgerEntry, PassResult, Select, TrainingPass, every, option
+from .base import NO_DATA, Layers, LedgerEntry, PassResult, Select, TrainingPass, all_layers, every, option
 from .retrain import trained
 from .sparsify import Sparsify
 
@@ -34,31 +34,32 @@ class Dsd(TrainingPass):
     dense_rate: float = option(0.1, "times the learning rate, while dense again", low=0.0)
     first: str = option("keep", "the first convolution: keep it dense, or prune it too", choices=("keep", "too"))
 
-    def run(self, model: Model, select: Select = every) -> PassResult:
-        layers = [la for la in find_layers(model)[0] if select(la)]
-        return PassResult(False, tuple(LedgerEntry(la.name, reason=NO_DATA) for la in layers))
+    def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
+        chosen = filter(select, all_layers(model, layers))
+        return PassResult(False, tuple(LedgerEntry(la.name, reason=NO_DATA) for la in chosen))
 
-    def train(self, model: Model, chosen: Mapping[str, Self], training: Training) -> PassResult:
+    def train(
+        self, model: Model, layers: Sequence[Layer], chosen: Mapping[str, Self], training: Training
+    ) -> PassResult:
         from ..training.network import assemble
         from ..training.parametrization import Plain
 
-        everything = find_layers(model)[0]
-        layers = [la for la in everything if la.name in chosen]
-        before = {la.name: la.array() for la in layers}
-        spared = {id(la) for la in layers if la is everything[0] and la.op == "Conv" and chosen[la.name].first == "keep"}
+        mine = [la for la in layers if la.name in chosen]
+        before = {la.name: la.array() for la in mine}
+        spared = {id(la) for la in mine if la is layers[0] and la.op == "Conv" and chosen[la.name].first == "keep"}
         for repeat in range(1, self.repeats + 1):
             of = f" {repeat} of {self.repeats}" if self.repeats > 1 else ""
             made = {}
-            for la in layers:
+            for la in mine:
                 array = la.array()
                 dense = id(la) in spared
                 mask = None if dense else Sparsify(density=chosen[la.name].density).mask(array, la.op)
                 made[la] = Plain(array, mask)
-            network = assemble(model, made)
+            network = assemble(model, layers, made)
             training.fit(network, f"dsd: sparse{of}", epochs=self.epochs or None, rate=self.rate)
             network.store()
-            network = assemble(model, {la: Plain(la.array()) for la in layers})
+            network = assemble(model, layers, {la: Plain(la.array()) for la in mine})
             epochs = self.dense_epochs or self.epochs or None
             training.fit(network, f"dsd: dense{of}", epochs=epochs, rate=self.dense_rate)
             network.store()
-        return trained(layers, before, "trained dense, sparse, dense")
+        return trained(mine, before, "trained dense, sparse, dense")

@@ -10,10 +10,9 @@ from typing import ClassVar, cast
 
 from eie.runtime.format import CODECS, CodecName
 
-from ..analysis.layers import find_layers
 from ..errors import UserError
 from ..ir.graph import Model
-from .base import LedgerEntry, Pass, PassResult, Select, every, option
+from .base import Layers, LedgerEntry, Pass, PassResult, Select, all_layers, every, option
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,9 @@ class Encode(Pass):
     def chosen(self) -> CodecName:
         return cast(CodecName, self.codec)
 
-    def run(self, model: Model, select: Select = every) -> PassResult:
+    def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
         entries = []
-        for layer in find_layers(model)[0]:
-            if not select(layer):
-                continue
+        for layer in filter(select, all_layers(model, layers)):
             if layer.weight is None:
                 entries.append(
                     LedgerEntry(layer.name, reason="its weights are not shared: no cluster or ternarize pass took it")

@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from eie.runtime.weight import Weight
 
-from ..analysis.layers import Layer, find_layers
+from ..analysis.layers import Layer
 from ..ir.graph import Constant, Graph, Model, Node
-from .base import LedgerEntry, Pass, PassResult, Select, every
+from .base import Layers, LedgerEntry, Pass, PassResult, Select, all_layers, every
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -45,15 +45,15 @@ class FoldUnits(Pass):
     name: ClassVar[str] = "fold-units"
     reshapes: ClassVar[bool] = True
 
-    def run(self, model: Model, select: Select = every) -> PassResult:
-        layers = [layer for layer in find_layers(model)[0] if select(layer)]
-        units = {la.name: la.shape[0] for la in layers}
-        by_node = {id(la.node): la for la in layers if len(la.users) == 1}
+    def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
+        chosen = [*filter(select, all_layers(model, layers))]
+        units = {la.name: la.shape[0] for la in chosen}
+        by_node = {id(la.node): la for la in chosen if len(la.users) == 1}
         reasons: dict[str, str] = {}
         changed, again = False, True
         while again:  # what goes from one layer may leave a unit of another without a reader
             again = False
-            for layer in layers:
+            for layer in chosen:
                 found = _follow(layer, by_node)
                 if isinstance(found, str):
                     reasons[layer.name] = found
@@ -63,7 +63,7 @@ class FoldUnits(Pass):
         if changed:
             model.graph.prune()
         entries = []
-        for la in layers:
+        for la in chosen:
             gone = units[la.name] - la.shape[0]
             why = reasons.get(la.name) or "all its units are in use"
             kept = float((la.array() != 0).mean())

@@ -12,18 +12,18 @@ densities follow from it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from ..analysis.layers import Layer, find_layers
+from ..analysis.layers import Layer
 from ..coding.footprint import most_salient, stored_bytes
 from ..errors import UserError
 from ..ir.graph import Model
-from .base import PassResult, Select, TrainingPass, every, option
+from .base import Layers, PassResult, Select, TrainingPass, all_layers, every, option
 from .retrain import trained
 from .sparsify import Sparsify
 
@@ -79,11 +79,11 @@ class Prune(TrainingPass):
         same = {f.name: getattr(self, f.name) for f in fields(Sparsify) if hasattr(self, f.name)}
         return replace(Sparsify(**same), density=self.density if density is None else density)
 
-    def run(self, model: Model, select: Select = every) -> PassResult:
+    def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
         if not self.ratio:
-            return self._sparsify().run(model, select)
-        layers = [layer for layer in find_layers(model)[0] if select(layer)]
-        return self._sparsify(self._even_density(layers)).run(model, select)
+            return self._sparsify().run(model, select, layers)
+        chosen = [*filter(select, all_layers(model, layers))]
+        return self._sparsify(self._even_density(chosen)).run(model, select, layers)
 
     def _even_density(self, layers: list[Layer]) -> float:
         """The density that keeps the ratio where every layer has the same: without gradients nothing tells them apart."""
@@ -96,22 +96,24 @@ class Prune(TrainingPass):
             low, high = (middle, high) if taken <= wanted else (low, middle)
         return low
 
-    def train(self, model: Model, chosen: Mapping[str, Self], training: Training) -> PassResult:
+    def train(
+        self, model: Model, layers: Sequence[Layer], chosen: Mapping[str, Self], training: Training
+    ) -> PassResult:
         from ..training.network import assemble
         from ..training.parametrization import Weighed
 
-        layers = [la for la in find_layers(model)[0] if la.name in chosen]
-        before = {la.name: la.array() for la in layers}
+        mine = [la for la in layers if la.name in chosen]
+        before = {la.name: la.array() for la in mine}
         made = {}
-        for la in layers:
+        for la in mine:
             watch = self.ratio > 0 or chosen[la.name].saliency == "fisher"
             made[la] = Weighed(la.array(), through=self.splice == "yes", watch=watch)
-        network = assemble(model, made)
-        ramp = _Ramp(self, {la: (chosen[la.name], made[la]) for la in layers})
+        network = assemble(model, layers, made)
+        ramp = _Ramp(self, {la: (chosen[la.name], made[la]) for la in mine})
         training.fit(network, self.name, epochs=self.epochs or None, rate=self.rate, before=ramp, settled=ramp.settled)
         ramp(1.0)
         network.store()
-        return trained(layers, before, "pruned while training")
+        return trained(mine, before, "pruned while training")
 
 
 class _Ramp:

@@ -21,13 +21,13 @@ from eie.runtime.weight import Pattern, Weight
 
 from ..analysis.calibration import Calibration
 from ..analysis.form import Form
-from ..analysis.layers import Layer, find_layers
+from ..analysis.layers import Layer
 from ..analysis.moments import Moments
 from ..coding.codebook import fit_codebook
 from ..coding.secondorder import PRICE, Geometry, Settings, assign, geometry, grid, pruned
 from ..errors import UserError
 from ..ir.graph import Constant, Model
-from .base import LedgerEntry, Pass, PassResult, Select, every, option
+from .base import Layers, LedgerEntry, Pass, PassResult, Select, all_layers, every, option
 from .sparsify import Sparsify
 
 Array = npt.NDArray[Any]
@@ -88,10 +88,10 @@ class Reconstruct(Pass):
         except UserError as error:
             raise UserError(error.what, where=self.name, hint=error.hint) from error
 
-    def run(self, model: Model, select: Select = every) -> PassResult:
+    def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
         """Without samples: inputs are taken to be white."""
-        layers = [layer for layer in find_layers(model)[0] if select(layer)]
-        return reconstruct(model, layers, {layer.name: self for layer in layers}, Calibration.none())
+        chosen = [*filter(select, all_layers(model, layers))]
+        return reconstruct(model, chosen, {layer.name: self for layer in chosen}, Calibration.none())
 
     def fit(self, layer: Layer, moments: Moments) -> Fit:
         """What ``layer`` becomes for inputs of such moments; the layer is not changed."""

@@ -6,13 +6,13 @@ found. What is trained follows from the form that the passes before gave a layer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from ..analysis.layers import Layer, find_layers
+from ..analysis.layers import Layer
 from ..ir.graph import Model
-from .base import NO_DATA, LedgerEntry, PassResult, Select, TrainingPass, every, option
+from .base import NO_DATA, Layers, LedgerEntry, PassResult, Select, TrainingPass, all_layers, every, option
 from .sparsify import Array, relative_error
 
 if TYPE_CHECKING:
@@ -31,20 +31,22 @@ class Retrain(TrainingPass):
         "keep", "pruned weights: keep them zero, or release them, to grow again (DSD)", choices=("keep", "release")
     )
 
-    def run(self, model: Model, select: Select = every) -> PassResult:
-        layers = [la for la in find_layers(model)[0] if select(la)]
-        return PassResult(False, tuple(LedgerEntry(la.name, reason=NO_DATA) for la in layers))
+    def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
+        chosen = filter(select, all_layers(model, layers))
+        return PassResult(False, tuple(LedgerEntry(la.name, reason=NO_DATA) for la in chosen))
 
-    def train(self, model: Model, chosen: Mapping[str, Self], training: Training) -> PassResult:
+    def train(
+        self, model: Model, layers: Sequence[Layer], chosen: Mapping[str, Self], training: Training
+    ) -> PassResult:
         from ..training.network import assemble
         from ..training.parametrization import of_layer
 
-        layers = [la for la in find_layers(model)[0] if la.name in chosen]
-        before = {la.name: la.array() for la in layers}
-        network = assemble(model, {la: of_layer(la, release=chosen[la.name].mask == "release") for la in layers})
+        mine = [la for la in layers if la.name in chosen]
+        before = {la.name: la.array() for la in mine}
+        network = assemble(model, layers, {la: of_layer(la, release=chosen[la.name].mask == "release") for la in mine})
         training.fit(network, self.name, epochs=self.epochs or None, rate=self.rate)
         network.store()
-        return trained(layers, before, "retrained")
+        return trained(mine, before, "retrained")
 
 
 def trained(layers: list[Layer], before: Mapping[str, Array], action: str) -> PassResult:

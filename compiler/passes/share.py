@@ -9,14 +9,14 @@ codebooks are fitted anew from time to time, to the same budget of bytes where t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from ..analysis.layers import Layer, find_layers
+from ..analysis.layers import Layer
 from ..coding.priced import share_within
 from ..ir.graph import Model
-from .base import LedgerEntry, PassResult, Select, TrainingPass, every, option
+from .base import Layers, LedgerEntry, PassResult, Select, TrainingPass, every, option
 from .cluster import Cluster
 from .sparsify import relative_error
 
@@ -46,31 +46,33 @@ class Share(TrainingPass):
     def _cluster(self) -> Cluster:
         return Cluster(bits=self.bits, ratio=self.ratio)
 
-    def run(self, model: Model, select: Select = every) -> PassResult:
-        return self._cluster().run(model, select)
+    def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
+        return self._cluster().run(model, select, layers)
 
-    def train(self, model: Model, chosen: Mapping[str, Self], training: Training) -> PassResult:
+    def train(
+        self, model: Model, layers: Sequence[Layer], chosen: Mapping[str, Self], training: Training
+    ) -> PassResult:
         from ..training.network import assemble
         from ..training.parametrization import Coded
 
-        layers = [la for la in find_layers(model)[0] if la.name in chosen]
-        before = {la.name: la.array() for la in layers}
+        mine = [la for la in layers if la.name in chosen]
+        before = {la.name: la.array() for la in mine}
         made: dict[Layer, Coded] = {}
-        for la in layers:
+        for la in mine:
             pattern = la.weight.pattern if la.weight is not None else "unstructured"
             made[la] = Coded(before[la.name], 1 << chosen[la.name].bits, pattern)
         fits = _Fits(self, {la: (chosen[la.name], p) for la, p in made.items()})
-        network = assemble(model, dict(made))
+        network = assemble(model, layers, dict(made))
         training.fit(network, self.name, epochs=self.epochs or None, rate=self.rate, before=fits)
         fits.fit()
         network.store()
         entries = []
-        for la in layers:
+        for la in mine:
             assert la.weight is not None
             moved = relative_error(before[la.name], la.array())
             action = f"{la.weight.codebook.size - 1} shared values found while training"
             entries.append(LedgerEntry(la.name, action, kept=la.weight.density, error=moved))
-        return PassResult(bool(layers), tuple(entries))
+        return PassResult(bool(mine), tuple(entries))
 
 
 class _Fits:

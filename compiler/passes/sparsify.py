@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from eie.runtime.weight import Weight
 
-from ..analysis.layers import Layer, find_layers
+from ..analysis.layers import Layer
 from ..errors import UserError
 from ..ir.graph import Model
-from .base import LedgerEntry, Pass, PassResult, Select, every, option
+from .base import Layers, LedgerEntry, Pass, PassResult, Select, all_layers, every, option
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -62,11 +62,9 @@ class Sparsify(Pass):
         match = re.fullmatch(r"(\d{1,3}):(\d{1,3})", self.pattern)
         return (int(match[1]), int(match[2])) if match and 0 < int(match[1]) <= int(match[2]) else None
 
-    def run(self, model: Model, select: Select = every) -> PassResult:
+    def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
         entries, changed = [], False
-        for layer in find_layers(model)[0]:
-            if not select(layer):
-                continue
+        for layer in filter(select, all_layers(model, layers)):
             before = layer.array()
             mask = self.mask(before, layer.op)
             touched = bool((before[~mask] != 0).any())

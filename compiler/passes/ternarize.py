@@ -14,9 +14,8 @@ import numpy.typing as npt
 
 from eie.runtime.weight import Weight
 
-from ..analysis.layers import find_layers
 from ..ir.graph import Model
-from .base import LedgerEntry, Pass, PassResult, Select, every, option
+from .base import Layers, LedgerEntry, Pass, PassResult, Select, all_layers, every, option
 from .sparsify import relative_error
 
 Array = npt.NDArray[Any]
@@ -34,13 +33,11 @@ class Ternarize(Pass):
         "keep", "the first and the last layer: keep them, or ternarize them too", choices=("keep", "too")
     )
 
-    def run(self, model: Model, select: Select = every) -> PassResult:
+    def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
         entries, changed = [], False
-        layers = find_layers(model)[0]
-        ends = {id(layer) for layer in (layers[:1] + layers[-1:] if self.ends == "keep" else [])}
-        for layer in layers:
-            if not select(layer):
-                continue
+        everything = all_layers(model, layers)
+        ends = {id(layer) for layer in ([*everything[:1], *everything[-1:]] if self.ends == "keep" else [])}
+        for layer in filter(select, everything):
             if id(layer) in ends:
                 entries.append(
                     LedgerEntry(layer.name, reason="the first and the last layer keep their precision (TTQ, section 3)")

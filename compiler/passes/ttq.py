@@ -7,13 +7,13 @@ The latent weights begin as the model's, the scales as the means of what they re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from ..analysis.layers import Layer, find_layers
+from ..analysis.layers import Layer
 from ..ir.graph import Model
-from .base import LedgerEntry, PassResult, Select, TrainingPass, every, option
+from .base import Layers, LedgerEntry, PassResult, Select, TrainingPass, every, option
 from .retrain import trained
 from .ternarize import Ternarize
 
@@ -40,26 +40,27 @@ class Ttq(TrainingPass):
     epochs: int = option(0, "over the training data; 0: as many as [train] says", low=0)
     rate: float = option(1.0, "times the learning rate", low=0.0)
 
-    def run(self, model: Model, select: Select = every) -> PassResult:
-        return Ternarize(t=self.t, ends=self.ends).run(model, select)
+    def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
+        return Ternarize(t=self.t, ends=self.ends).run(model, select, layers)
 
-    def train(self, model: Model, chosen: Mapping[str, Self], training: Training) -> PassResult:
+    def train(
+        self, model: Model, layers: Sequence[Layer], chosen: Mapping[str, Self], training: Training
+    ) -> PassResult:
         from ..training.network import assemble
         from ..training.parametrization import Ternary, of_layer
 
-        every_layer = find_layers(model)[0]
-        layers = [la for la in every_layer if la.name in chosen]
-        outer = [la for la in every_layer[:1] + every_layer[-1:] if la.name in chosen]
+        mine = [la for la in layers if la.name in chosen]
+        outer = [la for la in (*layers[:1], *layers[-1:]) if la.name in chosen]
         ends = {id(la) for la in outer if chosen[la.name].ends == "keep"}
-        before = {la.name: la.array() for la in layers}
+        before = {la.name: la.array() for la in mine}
 
         def make(layer: Layer) -> Parametrization:
             return of_layer(layer) if id(layer) in ends else Ternary(layer.array(), chosen[layer.name].t)
 
-        network = assemble(model, {la: make(la) for la in layers})
+        network = assemble(model, layers, {la: make(la) for la in mine})
         training.fit(network, self.name, epochs=self.epochs or None, rate=self.rate)
         network.store()
-        done = trained(layers, before, "ternary, trained")
-        kept = {la.name for la in layers if id(la) in ends}
+        done = trained(mine, before, "ternary, trained")
+        kept = {la.name for la in mine if id(la) in ends}
         entries = [LedgerEntry(e.layer, reason=_WHY) if e.layer in kept else e for e in done.ledger]
         return replace(done, ledger=tuple(entries))

@@ -41,7 +41,7 @@ class Progress(Protocol):
 
 
 class Transform(Protocol):
-    """Runs one pass on layers, each with the options the recipe gives it."""
+    """Runs one pass on all layers of a model, each with the options the recipe gives it."""
 
     def __call__(
         self, step: Pass, model: Model, layers: Sequence[Layer], recipe: Recipe, calibration: Calibration
@@ -116,23 +116,24 @@ def search(
 
     Args:
         model: canonical; as before afterwards.
-        layers: those the recipe does not skip.
+        layers: all of the model; those that the recipe skips stay as they are.
         calibration: what the passes get to see.
         watched: what errors of layers are measured on.
     """
     budget = recipe.budget
     assert budget is not None
-    progress.stage("layers", len(layers))
-    curves = curves_of(model, layers, judge, recipe, watched, cache=cache, jobs=jobs, dask=dask, progress=progress.step)
+    chosen = [la for la in layers if any(recipe.options(la, p) for p in recipe.passes)]
+    progress.stage("layers", len(chosen))
+    curves = curves_of(model, chosen, judge, recipe, watched, cache=cache, jobs=jobs, dask=dask, progress=progress.step)
     latency = budget.objective == "latency" or (budget.latency_us > 0 and not budget.size)
     most = 10 ** (-budget.layer_sqnr_db / 10) if budget.layer_sqnr_db > 0 else math.inf
     task = _task(model, judge, budget, latency, most)
 
     def apply(rules: Sequence[Rule], seen: Calibration = calibration) -> None:
-        chosen = recipe.with_rules(rules)
+        tried = recipe.with_rules(rules)
         for step in recipe.passes:
             if not isinstance(step, Canonicalize | Encode):
-                transform(step, model, layers, chosen, seen)
+                transform(step, model, layers, tried, seen)
 
     def look(among: Sequence[Curve]) -> Found:
         return Search(

@@ -53,7 +53,8 @@ def fit(
     samples = load(data, graph, validation=settings.validation, seed=settings.seed, extra=":" in settings.loss)
     folder = Checkpoints(checkpoint) if checkpoint is not None else None
     training = Training(read(to_proto(graph)), samples, settings, checkpoints=folder, progress=progress)
-    network = assemble(graph, {layer: of_layer(layer) for layer in find_layers(graph)[0]})
+    layers, _ = find_layers(graph)
+    network = assemble(graph, layers, {layer: of_layer(layer) for layer in layers})
     epochs = training.fit(network, "fit")
     network.store()
     return Fitted(to_proto(graph), tuple(epochs))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..analysis.layers import FEWEST, RECURRENT, SLOTS, Layer, find_layers
+from ..analysis.layers import FEWEST, RECURRENT, SLOTS, Layer
 from ..errors import ModelError
 from ..ir.graph import Constant, Graph, Model, Node
 from .operators import OPERATORS, Call, Scope
@@ -179,10 +179,9 @@ class Network(nn.Module):
             trained.store()
 
 
-def beside(model: Model) -> list[Constant]:
-    """Constants that are trained beside the layers' weights: biases, scales of normalizations, and weights too small to be
+def beside(model: Model, layers: Sequence[Layer]) -> list[Constant]:
+    """Constants that are trained beside the weights of all layers: biases, scales of normalizations, and weights too small to be
     compressed."""
-    layers, _ = find_layers(model)
     weights = {id(layer.constant) for layer in layers}
     outputs = {o.name for graph in model.graph.graphs() for o in graph.outputs}
     found: dict[int, Constant] = {}
@@ -203,7 +202,7 @@ def beside(model: Model) -> list[Constant]:
             ):
                 continue
             if slot in small and slot not in slots and constant.elements >= FEWEST:
-                continue  # a designed one, which find_layers left alone
+                continue  # a designed one, which is no layer
             found[id(constant)] = constant
     return list(found.values())
 
@@ -282,6 +281,10 @@ def _half(value: Tensor) -> bool:
     return value.dtype in (torch.float16, torch.bfloat16)
 
 
-def assemble(model: Model, parametrizations: Mapping[Layer, Parametrization]) -> Network:
-    """A network to train: layers by their parametrizations, and biases and the like as they are."""
-    return Network(model, [*of_layers(parametrizations), *plain(beside(model))])
+def assemble(model: Model, layers: Sequence[Layer], parametrizations: Mapping[Layer, Parametrization]) -> Network:
+    """A network to train: layers by their parametrizations, and biases and the like as they are.
+
+    Args:
+        layers: all that the model has; those without a parametrization stay as they are.
+    """
+    return Network(model, [*of_layers(parametrizations), *plain(beside(model, layers))])

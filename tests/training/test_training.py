@@ -445,6 +445,22 @@ def test_without_torch_the_extra_is_named(mlp: onnx.ModelProto, blobs: Arrays, m
     assert optimize(mlp, None, recipe("retrain;cluster;encode")).untrained == ["retrain"]
 
 
+@pytest.mark.parametrize("learning", ["prune{density=0.25}", "share{bits=3}", "ttq{ends=too}", "dsd{density=0.25};retrain"])
+def test_a_table_that_a_rule_names_is_trained_as_a_layer_once(blobs: Arrays, learning: str) -> None:
+    table = np.cos(np.pi / 16 * (np.arange(16)[None] + 0.5) * np.arange(16)[:, None]).astype(np.float32)
+    text = """<ir_version: 8, opset_import: ["" : 17]> main (float[N,16] x) => (float[N,4] y) {
+        [spectrum] s = MatMul(x, table) r = Relu(s) [last] y = Gemm<transB=1>(r, w, b) }"""
+    proto = model(text, {"table": table, "w": floats(4, 16), "b": floats(4)})
+    rule = '[[rule]]\nmatch = "spectrum"\nskip = false\n'
+    result = optimize(proto, None, recipe(f"{learning};cluster;encode", rule + TRAIN), train=blobs)
+    assert {row.name for row in result.layers} == {"spectrum", "last"}
+    assert result.trained is not None
+    layers = {la.name: la.array() for la in find_layers(read(result.trained), lambda name: True)[0]}
+    assert not np.array_equal(layers["spectrum"], table.T)
+    if "density" in learning and "dsd" not in learning:
+        assert np.mean(layers["spectrum"] != 0) == pytest.approx(0.25, abs=0.01)
+
+
 def test_only_what_a_gradient_reaches_can_be_trained(blobs: Arrays) -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]> main (float[N,16] x) => (float[N,4] y) {
         [first] a = Gemm<transB=1>(x, w) [rounding] y = Round(a) }"""
@@ -485,7 +501,7 @@ def test_a_few_samples_more_do_not_decide_for_an_epoch_that_has_not_learnt_enoug
 ) -> None:
     graph = read(mlp)
     training = Training(graph, load(blobs, graph, validation=200 / 600, seed=0), Settings())
-    phase = _Phase(training, assemble(graph, {}), "p", 9, 1.0, None, 0.0)
+    phase = _Phase(training, assemble(graph, find_layers(graph)[0], {}), "p", 9, 1.0, None, 0.0)
 
     def kept(*judged: tuple[float, float]) -> int:
         return phase._best([Epoch("p", i, 0, 0, 0, loss, right, 0) for i, (right, loss) in enumerate(judged)]).epoch
