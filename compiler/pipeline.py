@@ -166,7 +166,7 @@ def optimize(
         closed_inputs=closed,
         missed=missed,
         verify=reached,
-        accuracy=judge.accuracy(original, working) if judge.labels is not None else None,
+        accuracy=judge.accuracy(original, working, fitted=run.fitted(promised)) if judge.labels is not None else None,
         learnt=run.learnt(),
         untrained=[] if train is not None else plan.learns,
         trained=run.trained,
@@ -391,6 +391,10 @@ class _Run:
             self._given_back_layers.add(name)
             self._refused[name] = "with it compressed, the promise would not be kept or the file not be smaller"
         return promised
+
+    def fitted(self, promised: Promised | None) -> bool:
+        """Whether the artifact was made for some of the samples: fitted to them, or chosen on them."""
+        return promised is not None or any(isinstance(p, Reconstruct) for p in self.recipe.passes)
 
     def errors(
         self, model: Model, layers: Sequence[Layer], contents: Mapping[Constant, tuple[Any, bool]]

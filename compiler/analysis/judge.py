@@ -38,12 +38,19 @@ _FEWEST = 16  # samples from which three parts are made; of fewer, a quarter is 
 class Accuracy:
     """Top-1 accuracy, 0 to 1, of the original and of the artifact on the same labelled samples.
 
-    ``interval_before``, ``interval_after``: Wilson's, 95 %. ``interval_change``: of after less before, 95 %, by the bootstrap.
+    Attributes:
+        samples: how many it is of: those that nothing was fitted to or chosen on, where there are any.
+        given: how many labelled samples there are.
+        held_back: nothing was fitted to or chosen on these samples.
+        interval_before, interval_after: Wilson's, 95 %.
+        interval_change: of after less before, 95 %, by the bootstrap.
     """
 
     before: float
     after: float
     samples: int
+    given: int
+    held_back: bool
     interval_before: tuple[float, float] = (0.0, 1.0)
     interval_after: tuple[float, float] = (0.0, 1.0)
     interval_change: tuple[float, float] = (-1.0, 1.0)
@@ -82,6 +89,7 @@ class Judge:
         self.made_up = data is None
         self._runner = Runner(original, list(dict.fromkeys([*self.tensors, *self.outputs])))
         self._batches: list[Feeds] = []
+        self._runs = 0
         self._kept: dict[int, list[Array]] = {}
         self._bytes = 0
         if data is None:
@@ -101,6 +109,7 @@ class Judge:
         arrays = data if isinstance(data, Mapping) else load_npz(data)
         inputs = describe(inputs_of(original))
         singles, self.labels = split(arrays, inputs, where=where)
+        self._runs = len(singles)
         # spread over the file: data is often sorted by class
         self.picked = np.unique(np.linspace(0, len(singles) - 1, min(samples, len(singles))).astype(int))
         self.samples = [singles[i] for i in self.picked]
@@ -207,19 +216,36 @@ class Judge:
         with _session(artifact, self.tensors) as session:
             return self._compare(lambda feed: session.run(self.tensors, feed), self.check)
 
-    def accuracy(self, original: Model, artifact: Model) -> Accuracy:
-        """Top-1 of both on all labelled samples."""
+    def accuracy(self, original: Model, artifact: Model, *, fitted: bool) -> Accuracy:
+        """Top-1 of both on the labelled samples that say what others will see.
+
+        Args:
+            fitted: the artifact was fitted to samples, or chosen on some: these are left out, where others are left.
+        """
         assert self.labels is not None
+        held = self._held_back(len(self.labels)) if fitted else np.ones(len(self.labels), np.bool_)
+        held_back = bool(held.any())
+        counted = held if held_back else ~held
         name = original.graph.outputs[0].name
         runner = Runner(original, [name])
-        before = _right((runner.run(feed)[0] for feed in self._batches), self.labels)
+        before = _right((runner.run(feed)[0] for feed in self._batches), self.labels)[counted]
         with _session(artifact, [name]) as session:
-            after = _right((session.run([name], feed)[0] for feed in self._batches), self.labels)
-        n = len(self.labels)
+            after = _right((session.run([name], feed)[0] for feed in self._batches), self.labels)[counted]
+        n = len(before)
         return Accuracy(
-            float(before.mean()), float(after.mean()), n,
+            float(before.mean()), float(after.mean()), n, len(self.labels), held_back,
             wilson(int(before.sum()), n), wilson(int(after.sum()), n), paired_interval(before, after),
         )  # fmt: skip
+
+
+    def _held_back(self, labels: int) -> npt.NDArray[np.bool_]:
+        """Which labelled samples nothing was fitted to or chosen on: those held back, and those that were not picked at all."""
+        seen = np.zeros(self._runs, np.bool_)
+        if self.held_back:
+            seen[self.picked[sorted({*self.calibrate, *self.choose})]] = True
+        else:
+            seen[self.picked] = True
+        return ~np.repeat(seen, -(-labels // self._runs))[:labels]  # a run may take several samples
 
 
 def _parts(count: int, made_up: bool, seed: int) -> tuple[list[int], list[int], list[int], bool]:

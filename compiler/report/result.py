@@ -142,7 +142,7 @@ class Result:
         missed: what of a budget could not be kept, or None.
         closed_inputs: inputs with a default value in the model, which are constants now.
         verify: the artifact's outputs against the original's, run on the ``cpu`` backend.
-        accuracy: top-1 before and after, where the data has labels.
+        accuracy: top-1 before and after on samples held back, where the data has labels.
         learnt: what training came to, where there was data for it.
         untrained: passes that learn from data and had none.
         trained: the model after the last pass that trained, as plain ONNX.
@@ -224,6 +224,8 @@ class Result:
                 "before": self.accuracy.before,
                 "after": self.accuracy.after,
                 "samples": self.accuracy.samples,
+                "given": self.accuracy.given,
+                "held_back": self.accuracy.held_back,
                 "interval_before": list(self.accuracy.interval_before),
                 "interval_after": list(self.accuracy.interval_after),
                 "interval_change": list(self.accuracy.interval_change),

@@ -194,9 +194,10 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
     if result.accuracy:
         a = result.accuracy
         low, high = (100 * end for end in a.interval_change)
+        which = "" if a.held_back and a.samples == a.given else f" held back of {a.given:,}" if a.held_back else " it was chosen on"
         yield (
             f"accuracy   {a.before:.2%} before ({_interval(a.interval_before)}), {a.after:.2%} after ({_interval(a.interval_after)}): "
-            f"{(a.after - a.before) * 100:+.2f} points ({low:+.2f} to {high:+.2f}) on {a.samples:,} samples"
+            f"{(a.after - a.before) * 100:+.2f} points ({low:+.2f} to {high:+.2f}) on {a.samples:,} samples{which}"
         )
     if result.learnt:
         yield from _learnt(result.learnt)

@@ -1,8 +1,9 @@
-"""The way through, where several passes meet: what they take for layers."""
+"""The way through, where several parts of it meet: what is a layer to all passes, and which samples say how right the result is."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,6 +11,10 @@ import pytest
 
 from artifacts import f32, model
 from eie.compiler import Recipe, optimize
+from eie.compiler.analysis.judge import Judge
+from eie.compiler.analysis.promise import wilson
+from eie.compiler.ir.reader import read
+from eie.compiler.report.table import report
 
 WEIGHTS = """passes = [{passes}]
 [[rule]]
@@ -59,3 +64,48 @@ def test_a_rules_options_hold_for_it() -> None:
     text = 'passes = ["sparsify{density=0.9}", "cluster", "encode"]\n[[rule]]\nmatch = "spectrum"\nsparsify = { density = 0.25 }\n'
     result = optimize(with_table(), None, Recipe.parse(text, "test"))
     assert {row.name: round(row.kept, 2) for row in result.layers} == {"spectrum": 0.25, "last": 0.9}
+
+
+def labelled(count: int, batch: int = 1) -> tuple[onnx.ModelProto, dict[str, np.ndarray[Any, Any]]]:
+    """A classifier of batches, and samples labelled as it answers them, every tenth wrongly."""
+    n = "N" if batch == 1 else batch
+    text = f"g (float[{n},16] x) => (float[{n},4] y) {{ [only] y = Gemm<transB=1>(x, w, b) }}"
+    w, b, x = f32(4, 16), f32(4), f32(count, 16)
+    labels = (x @ w.T + b).argmax(1)
+    labels[::10] = (labels[::10] + 1) % 4
+    return model(text, w=w, b=b), {"x": x, "label": labels}
+
+
+@pytest.mark.parametrize(
+    "count, batch, recipe, samples, held_back",
+    [
+        # of 16 that are picked where nothing else is said 13 are used
+        (100, 1, 'passes = ["reconstruct{step=0.1}", "encode"]', 100 - 13, True),
+        (100, 2, 'passes = ["reconstruct{step=0.1}", "encode"]', 100 - 2 * 13, True),  # samples of 13 runs
+        # of 50 that are picked, 40
+        (100, 1, 'passes = ["cluster", "encode"]\n[budget]\nmodel_sqnr_db = 20\nsamples = 50', 100 - 40, True),
+        (20, 1, 'passes = ["cluster", "encode"]\n[budget]\nmodel_sqnr_db = 20\nsamples = 50', 20 - 16, True),
+        (100, 1, 'passes = ["cluster{bits=8}", "encode"]', 100, True),  # nothing looked at any
+        (3, 1, 'passes = ["reconstruct{step=0.1}", "encode"]', 3, False),  # too few to hold any back
+    ],
+)
+def test_accuracy_is_that_of_samples_nothing_was_fitted_to(
+    count: int, batch: int, recipe: str, samples: int, held_back: bool
+) -> None:
+    proto, data = labelled(count, batch)
+    result = optimize(proto, data, Recipe.parse(recipe, "test"), cache=False)
+    found = result.accuracy
+    assert found is not None
+    assert (found.samples, found.given, found.held_back) == (samples, count, held_back)
+    assert found.interval_before == wilson(round(found.before * samples), samples)
+    said = "".join(map(str, report(result, "", verbose=False, width=120)))
+    assert (f"on {samples:,} samples held back of {count:,}" in said) == (held_back and samples < count)
+    assert ("samples it was chosen on" in said) == (not held_back)
+
+
+def test_accuracy_counts_the_samples_held_back_and_no_others() -> None:
+    proto, data = labelled(100)
+    judge = Judge(read(proto), data, None, 512, 0)
+    wrong = set(range(0, 100, 10))
+    found = judge.accuracy(read(proto), read(proto), fitted=True)
+    assert found.before == 1 - len(wrong & set(judge.check)) / len(judge.check)
