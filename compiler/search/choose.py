@@ -202,10 +202,10 @@ def _task(model: Model, judge: Judge, budget: Budget, latency: bool, most: float
 
 
 def _missed(found: Found, budget: Budget, judge: Judge) -> str:
-    if found.checked is None and found.chosen is None:
-        if budget.size:
-            return f"no choice of the passes takes {budget.size:,} bytes or less: {found.bytes:,.0f} bytes of weights alone is the least"
-        return f"no choice of the passes is expected to take {budget.latency_us:g} us or less"
+    if not found.feasible and budget.size:
+        return f"no choice of the passes takes {budget.size:,} bytes or less: {found.least:,.0f} is the least"
+    if not found.feasible:
+        return f"no choice of the passes is expected to take {budget.latency_us:g} us or less: {found.least:g} us is the least"
     reading = found.checked or found.chosen
     assert reading is not None
     held_back = judge.held_back and found.checked is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ..analysis.promise import Reading
@@ -63,7 +63,8 @@ class Found:
         chosen, checked: what the samples said, on which it was chosen and on which it was checked; None where nothing is promised.
         tries: whole models that were made.
         shares: of the expected error at the outputs, by layer.
-        bytes: of all payloads, estimated.
+        feasible: some choice takes no more bytes, or time, than was asked for.
+        least: bytes of the smallest file that can be made, or microseconds expected of the fastest, where that is too much.
     """
 
     points: Mapping[str, Point]
@@ -72,7 +73,8 @@ class Found:
     checked: Reading | None
     tries: int
     shares: Mapping[str, float]
-    bytes: float
+    feasible: bool = True
+    least: float = 0.0
 
 
 class Search:
@@ -176,20 +178,23 @@ class Search:
         measure: Callable[[Point], float] = (lambda p: p.bytes) if task.bytes else (lambda p: p.us)
         limit = task.bytes or task.us
         room = limit - (self._overhead() if task.bytes else 0.0)
-        points: dict[str, Point] | None = None
-        reading: Reading | None = None
         for _ in range(_CHECKS):
-            found = self.planner.within(room, measure)
-            if found is None:
+            points = self.planner.within(room, measure)
+            if points is None:
                 break
-            points = found
             reading, size = self._made(points, "check")
             if not task.bytes or size <= limit:
-                kept = reading is None or reading.sure <= 1
-                return self._as(points, kept, reading, reading)
+                return self._as(points, reading is None or reading.sure <= 1, reading, reading)
             room -= 1.05 * (size - limit) + 16
+        # bytes on the curves are estimates, and the corrections may have gone too far: the smallest choice is made before it is refused
         smallest = {n: min(ps, key=measure) for n, ps in zip(self.planner.names, self.planner.points, strict=True)}
-        return self._as(points or smallest, False, None, None)
+        least = sum(measure(p) for p in smallest.values())
+        if task.bytes:
+            reading, size = self._made(smallest, "check")
+            if size <= limit:
+                return self._as(smallest, reading is None or reading.sure <= 1, reading, reading)
+            least = size
+        return replace(self._as(smallest, False, None, None), feasible=False, least=least)
 
     def _overhead(self) -> float:
         """Bytes of the file that are no payloads."""
@@ -200,5 +205,4 @@ class Search:
         return size - payloads
 
     def _as(self, points: Mapping[str, Point], kept: bool, chosen: Reading | None, checked: Reading | None) -> Found:
-        total = sum(p.bytes for p in points.values())
-        return Found(points, kept, chosen, checked, self.tries, self.planner.shares(points), total)
+        return Found(points, kept, chosen, checked, self.tries, self.planner.shares(points))

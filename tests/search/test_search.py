@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
+from artifacts import model
+from eie.compiler.analysis.judge import Judge
 from eie.compiler.analysis.promise import (
+    Reading,
     called,
     drop_reading,
     error_reading,
@@ -20,8 +24,12 @@ from eie.compiler.analysis.promise import (
 )
 from eie.compiler.errors import UserError
 from eie.compiler.functions import load_function
+from eie.compiler.ir.reader import read
+from eie.compiler.recipe import Budget, Rule
+from eie.compiler.search.choose import _missed
 from eie.compiler.search.curves import Curve, Point, fitted_codebook
 from eie.compiler.search.planner import Planner, dense
+from eie.compiler.search.search import Found, Search, Task
 
 Array = np.ndarray[Any, Any]
 
@@ -149,3 +157,59 @@ def test_a_grid_is_no_codebook_somebody_fitted() -> None:
     rng = np.random.default_rng(0)
     assert not fitted_codebook(rng.integers(-8, 8, 100).astype(np.float32) * np.float32(0.03))
     assert fitted_codebook(rng.choice(rng.normal(0, 1, 15), 100).astype(np.float32))
+
+
+class Made:
+    """What a search sees of whole models: their bytes as a function of the chosen bits, one a layer, and one reading of all."""
+
+    def __init__(self, size: Callable[[list[int]], int], ratio: float = 0.5) -> None:
+        self.size, self.reading, self.bits = size, Reading(ratio, ratio, f"ratio {ratio}", ratio), [0]
+
+    def apply(self, rules: Sequence[Rule]) -> None:
+        self.bits = [r.options["cluster"]["bits"] for r in rules]
+
+    def search(self, **asked: float) -> Found:
+        points = tuple(Point({"cluster": {"bits": b}}, 4.0**-b, 100.0 * b, 10.0 * b, 1.0, b) for b in range(1, 9))
+        planner = Planner([Curve("a", points, 1), Curve("b", points, 1)], latency=False, layer_noise=math.inf)
+        graph = read(model("g (float[N,8] x) => (float[N,8] y) { y = Relu(x) }"))
+        task = Task(lambda part: self.reading, **asked)
+        return Search(
+            graph, planner, task, self.apply, self.apply, lambda: (sum(self.bits) * 100, self.size(self.bits)), str
+        ).run()
+
+
+def test_what_fits_is_found_and_room_is_used() -> None:
+    found = Made(lambda bits: 100 * sum(bits) + 50).search(bytes=1250)
+    assert found.kept and found.feasible
+    assert sum(p.bytes for p in found.points.values()) == 1200
+
+
+def test_where_corrections_do_not_converge_the_smallest_is_made() -> None:
+    made = Made(lambda bits: 201 if sum(bits) == 2 else 1001)  # a byte too much, whatever room is taken away
+    found = made.search(bytes=1000)
+    assert found.kept and found.feasible and [p.bits for p in found.points.values()] == [1, 1]
+    assert found.tries == 5
+
+
+def test_the_least_is_said_where_nothing_fits_and_only_there() -> None:
+    found = Made(lambda bits: 100 * sum(bits) + 70).search(bytes=205)
+    assert not found.kept and not found.feasible and found.least == 270
+    assert "takes 205 bytes or less: 270 is the least" in _missed(found, Budget(size=205), None)  # type: ignore[arg-type]
+    found = Made(lambda bits: 0).search(us=15.0)
+    assert not found.kept and not found.feasible and found.least == 20
+    assert "15 us or less: 20 us is the least" in _missed(found, Budget(latency_us=15.0), None)  # type: ignore[arg-type]
+
+
+def test_what_fits_and_is_not_right_is_said_to_be_so() -> None:
+    found = Made(lambda bits: 100 * sum(bits), ratio=1.5).search(bytes=205)
+    assert not found.kept and found.feasible
+    judge = Judge(
+        read(model("g (float[N,8] x) => (float[N,8] y) { y = Relu(x) }")),
+        {"x": np.ones((20, 8), np.float32)},
+        None,
+        20,
+        0,
+    )
+    assert (
+        _missed(found, Budget(size=205), judge) == "the nearest that was found misses on 4 samples held back: ratio 1.5"
+    )
