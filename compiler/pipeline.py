@@ -18,12 +18,12 @@ from eie.runtime.operators import DOMAIN
 from eie.runtime.weight import Weight
 
 from .analysis.calibration import Calibration
-from .analysis.capture import restored
 from .analysis.fidelity import INLINE_LIMIT, Fidelity
 from .analysis.form import Form
 from .analysis.judge import Judge
 from .analysis.layers import Layer, LeftAlone, find_layers
 from .analysis.moments import Moments
+from .analysis.undo import restored
 from .data import Feeds
 from .errors import ModelError, PromiseError, UserError
 from .ir.graph import Constant, Model

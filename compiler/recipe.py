@@ -2,9 +2,9 @@
 
 A recipe names the passes, their options, and rules. A rule selects layers by name (a shell pattern) or by operator type,
 and overrides options of single passes there, or leaves the layers alone; of several rules that match, the last wins, option
-by option. A ``[train]`` table says how passes train (compiler/training/settings.py). With a ``[budget]`` the density and the
-bits that no rule gives are searched for, layer by layer (compiler/search/choose.py), and ``--save-recipe`` writes what was
-found as rules.
+by option. A ``[train]`` table says how passes train (compiler/training/settings.py). With a ``[budget]`` the steps, densities
+and bits that nothing gives are searched for, for all layers together (compiler/search/choose.py), and ``--save-recipe`` writes what
+was found as rules.
 """
 
 from __future__ import annotations

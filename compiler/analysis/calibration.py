@@ -11,9 +11,10 @@ import numpy as np
 from ..data import Feeds, describe, inputs_of
 from ..errors import UserError
 from ..ir.graph import Constant, Model
-from .capture import capture, restored, that_fit
+from .capture import capture, that_fit
 from .layers import Layer
 from .moments import Moments
+from .undo import restored
 
 FEWEST = 32  # feeds that are used in any case, where there are as many
 _MANY, _ENOUGH = 32, 96  # inputs that a run gives a layer, from which so many runs are enough

@@ -8,7 +8,7 @@ compiler/analysis/expose.py. Where nothing can be seen, or nothing that runs, a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data import Feeds
-from ..ir.graph import Constant, Graph, Model, Node
+from ..ir.graph import Graph, Model, Node
 from .expose import Exposed, Place, exposed
 from .fidelity import Runner
 from .form import Form
@@ -287,16 +287,3 @@ def _patches(layer: Layer, node: Node, x: Array, count: int, rng: np.random.Gene
     picked: tuple[Any, ...] = (item, slice(None), *at)
     rows = windows[picked]  # [rows, channels, kernel...]
     return np.ascontiguousarray(rows.reshape(len(rows), groups, -1).transpose(1, 0, 2)), total_places
-
-
-@contextmanager
-def restored(contents: Mapping[Constant, tuple[Any, bool]]) -> Iterator[None]:
-    """While it lasts, constants hold other contents (``Constant.content`` and ``transposed``)."""
-    kept = {constant: (constant.content, constant.transposed) for constant in contents}
-    try:
-        for constant, (content, transposed) in contents.items():
-            constant.replace(content, transposed=transposed)
-        yield
-    finally:
-        for constant, (content, transposed) in kept.items():
-            constant.replace(content, transposed=transposed)

@@ -1,11 +1,12 @@
-"""Trying things out on a model."""
+"""Trying things out on a model: what is done to it while it lasts is undone at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
-from ..ir.graph import Model
+from ..ir.graph import Constant, Model
 
 
 @contextmanager
@@ -32,3 +33,16 @@ def undone(model: Model) -> Iterator[None]:
                     del graph.constants[name]
             for constant, content, transposed in constants.values():
                 constant.replace(content, transposed=transposed)
+
+
+@contextmanager
+def restored(contents: Mapping[Constant, tuple[Any, bool]]) -> Iterator[None]:
+    """While it lasts, constants hold other contents (``Constant.content`` and ``transposed``)."""
+    kept = {constant: (constant.content, constant.transposed) for constant in contents}
+    try:
+        for constant, (content, transposed) in contents.items():
+            constant.replace(content, transposed=transposed)
+        yield
+    finally:
+        for constant, (content, transposed) in kept.items():
+            constant.replace(content, transposed=transposed)

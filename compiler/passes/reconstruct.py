@@ -20,6 +20,7 @@ import numpy.typing as npt
 from eie.runtime.weight import Pattern, Weight
 
 from ..analysis.calibration import Calibration
+from ..analysis.capture import unseen
 from ..analysis.form import Form
 from ..analysis.layers import Layer
 from ..analysis.moments import Moments
@@ -249,6 +250,7 @@ def reconstruct(
             known = moments.get(layer.name) or Moments.white(Form.of(layer).width)
             before = layer.array()
             fit = step.fit(layer, known)
+            why = f": {unseen(model, layer) or 'no sample reached it'}" if calibration.feeds and not known.known else ""
             originals[layer.constant] = (layer.constant.content, layer.constant.transposed)
             layer.set_weight(fit.weight)
             if fit.shift is not None:
@@ -258,7 +260,7 @@ def reconstruct(
             entries.append(
                 LedgerEntry(
                     layer.name,
-                    f"{fit.weight.codebook.size - 1} values, {fit.note}",
+                    f"{fit.weight.codebook.size - 1} values, {fit.note}{why}",
                     kept=fit.weight.density,
                     error=output_error(layer, before, fit.weight.dense(), known, centred=fit.shift is not None),
                 )

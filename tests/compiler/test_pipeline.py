@@ -66,6 +66,17 @@ def test_a_rules_options_hold_for_it() -> None:
     assert {row.name: round(row.kept, 2) for row in result.layers} == {"spectrum": 0.25, "last": 0.9}
 
 
+def test_why_inputs_are_not_seen_is_said_where_there_are_samples() -> None:
+    text = "g (int64[N] x) => (float[N,12] y) { [table] h = Gather(t, x) [last] y = Gemm<transB=1>(h, w) }"
+    proto = model(text, t=f32(20, 8), w=f32(12, 8))
+    recipe = Recipe.parse('passes = ["reconstruct{step=0.3}", "encode"]', "test")
+    with_samples = optimize(proto, {"x": np.arange(20)[:, None]}, recipe)
+    assert with_samples.notes["table"].endswith("taken to be white: a table's rows are picked, not multiplied")
+    assert "white" not in with_samples.notes["last"]
+    assert "a table's rows are picked" in "".join(map(str, report(with_samples, "", verbose=True, width=120)))
+    assert optimize(proto, None, recipe).notes["table"].endswith("inputs unknown, taken to be white")
+
+
 def labelled(count: int, batch: int = 1) -> tuple[onnx.ModelProto, dict[str, np.ndarray[Any, Any]]]:
     """A classifier of batches, and samples labelled as it answers them, every tenth wrongly."""
     n = "N" if batch == 1 else batch
