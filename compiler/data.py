@@ -150,6 +150,14 @@ def save_npz(path: Path, arrays: Mapping[str, Array]) -> None:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
+def hash_arrays(digest: Any, arrays: Mapping[str, Array]) -> None:
+    """Put arrays by name into a hash: all their bytes, types and shapes."""
+    for name, given in sorted(arrays.items()):
+        array = np.asarray(given)
+        digest.update(f"{name} {array.dtype} {array.shape}".encode("utf-8", "surrogateescape"))
+        digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).tobytes())
+
+
 def split(
     data: Mapping[str, Array], inputs: Sequence[Input], *, batch: int = 1, where: str = "data"
 ) -> tuple[list[Feeds], Array | None]:

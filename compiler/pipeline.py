@@ -26,7 +26,7 @@ from .analysis.moments import Moments
 from .analysis.undo import restored
 from .data import Feeds
 from .errors import ModelError, PromiseError, UserError
-from .ir.graph import Constant, Model
+from .ir.graph import Constant, Model, copied
 from .ir.reader import read
 from .ir.verifier import verify
 from .ir.writer import to_proto
@@ -169,7 +169,7 @@ def optimize(
         accuracy=judge.accuracy(original, working, fitted=run.fitted(promised)) if judge.labels is not None else None,
         learnt=run.learnt(),
         untrained=[] if train is not None else plan.learns,
-        trained=run.trained,
+        trained_model=run.trained,
         promised=promised,
         notes=run.notes,
     )
@@ -284,7 +284,7 @@ class _Run:
         self._refused: dict[str, str] = {}  # layer -> why a pass left it alone
         self._given_back_layers: set[str] = set()
         self.training: Training | None = None
-        self.trained: onnx.ModelProto | None = None  # the model after the last pass that trained
+        self.trained: Model | None = None  # the model after the last pass that trained
         self._before: tuple[float, float | None] = (float("nan"), None)
 
     def read(self, source: Source) -> Model:
@@ -320,7 +320,7 @@ class _Run:
         settings = self.recipe.train or Settings()
         self.progress.stage("training data", 0)
         samples = load(data, model, validation=settings.validation, seed=settings.seed, extra=":" in settings.loss)
-        teacher = read(to_proto(model))
+        teacher, _ = copied(model, None)
         folder = Checkpoints(checkpoint) if checkpoint is not None else None
         self.training = Training(teacher, samples, settings, checkpoints=folder, progress=self.progress)
         self._before = self.training.evaluate(self.training.teacher)
@@ -339,7 +339,7 @@ class _Run:
             own = {layer.name: self.recipe.options(layer, step) for layer in layers}
             chosen = {name: options for name, options in own.items() if isinstance(options, TrainingPass)}
             outcome = step.train(model, layers, chosen, self.training)
-            self.trained = to_proto(model)
+            self.trained, _ = copied(model, None)
         else:
             self.progress.stage(step.name, len(layers))
             outcome = transform(step, model, layers, self.recipe, self.calibration, self.progress.step)

@@ -10,6 +10,7 @@ import typer
 
 from ..errors import UserError
 from ..files import check_writable, write_beside
+from ..ir.writer import writing
 from ..passes.base import parse_pipeline
 from ..pipeline import optimize
 from ..recipe import DEFAULT, WITH_DATA, Recipe, presets
@@ -153,8 +154,8 @@ def command(
         with ExitStack() as both:  # all files, or none
             if save_recipe is not None:
                 both.enter_context(write_beside(save_recipe)).write(result.recipe.to_toml(every=True).encode())
-            if save_trained is not None and result.trained is not None:
-                both.enter_context(write_beside(save_trained)).write(result.trained.SerializeToString())
+            if save_trained is not None and result.trained_model is not None:
+                both.enter_context(writing(result.trained_model, save_trained))
             if dry_run:
                 result.measure()
             else:

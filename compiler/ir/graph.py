@@ -8,10 +8,11 @@ Everything that ONNX knows and no pass needs (documentation, metadata, type anno
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import networkx as nx
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from onnx import numpy_helper
 from eie.runtime.weight import Weight
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 
 
 class Constant:
@@ -430,3 +432,13 @@ class Model:
     ir_version: int
     extra: onnx.ModelProto
     path: str | None = None
+
+
+def copied(model: Model, beside: T) -> tuple[Model, T]:
+    """A copy of a model, and of what refers to its parts (layers, say): the original does not see what is done to it. Tensors are
+    replaced and never written to, so that both may hold the same ones."""
+    shared: dict[int, Any] = {}
+    for graph in model.graph.graphs():
+        for constant in graph.constants.values():
+            shared[id(constant.content)] = constant.content
+    return copy.deepcopy((model, beside), shared)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,7 +37,14 @@ def to_proto(model: Model) -> onnx.ModelProto:
 
 
 def save(model: Model, path: str | Path, *, external: bool | None = None) -> int:
-    """Write the model; returns the bytes written, external data included.
+    """Write the model; returns the bytes written, external data included. Otherwise as ``writing``."""
+    with writing(model, path, external=external) as written:
+        return written
+
+
+@contextmanager
+def writing(model: Model, path: str | Path, *, external: bool | None = None) -> Iterator[int]:
+    """Write the model; it is in its place when the block has ended well. Gives the bytes written, external data included.
 
     Args:
         model: what to write.
@@ -50,11 +59,12 @@ def save(model: Model, path: str | Path, *, external: bool | None = None) -> int
         external = _total(model) > LIMIT
     if not external:
         with write_beside(path) as stream:
-            return stream.write(_proto(model, None).SerializeToString(deterministic=True))
+            yield stream.write(_proto(model, None).SerializeToString(deterministic=True))
+        return
     name = path.name + ".data"
     with write_beside(path.with_name(name)) as data, write_beside(path) as stream:
         content = _proto(model, _DataFile(data, name)).SerializeToString(deterministic=True)
-        return stream.write(content) + data.tell()
+        yield stream.write(content) + data.tell()
 
 
 def size_of(model: Model) -> int:

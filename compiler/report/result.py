@@ -17,9 +17,10 @@ from eie.runtime.format import inspect
 from ..analysis.fidelity import Fidelity
 from ..analysis.judge import Accuracy
 from ..analysis.layers import LeftAlone
+from ..errors import UserError
 from ..ir.graph import Model
 from ..ir.writer import save as save_model
-from ..ir.writer import size_of
+from ..ir.writer import size_of, to_proto
 from ..lowering.artifact import Stored
 from ..recipe import Recipe
 from ..search.choose import Promised
@@ -145,7 +146,7 @@ class Result:
         accuracy: top-1 before and after on samples held back, where the data has labels.
         learnt: what training came to, where there was data for it.
         untrained: passes that learn from data and had none.
-        trained: the model after the last pass that trained, as plain ONNX.
+        trained_model: the model after the last pass that trained, its weights as they were then.
         promised: what the search promises, where the recipe has a budget.
         notes: what the reconstruction said of each layer.
         output_bytes: size of the artifact; 0 until saved.
@@ -165,7 +166,7 @@ class Result:
     accuracy: Accuracy | None
     learnt: Learnt | None = None
     untrained: Sequence[str] = ()
-    trained: onnx.ModelProto | None = None
+    trained_model: Model | None = None
     promised: Promised | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     output_bytes: int = field(default=0)
@@ -179,6 +180,26 @@ class Result:
     def ratio(self) -> float:
         """How many times smaller the file on disk became."""
         return self.input_bytes / self.output_bytes if self.output_bytes else float("nan")
+
+    @property
+    def trained(self) -> onnx.ModelProto | None:
+        """The model after the last pass that trained, as plain ONNX.
+
+        Raises:
+            ModelError: it does not fit a protocol buffer; ``save_trained`` writes it.
+        """
+        return to_proto(self.trained_model) if self.trained_model is not None else None
+
+    def save_trained(self, path: str | Path) -> None:
+        """Write the model after the last pass that trained as plain ONNX, whole or not at all; more than one file can hold with
+        external data beside it.
+
+        Raises:
+            UserError: nothing was trained, or the path can't be written.
+        """
+        if self.trained_model is None:
+            raise UserError("nothing was trained", where=str(path), hint="Give train=, and a recipe with a pass that learns.")
+        save_model(self.trained_model, path)
 
     def save(self, path: str | Path) -> None:
         """Write the artifact, whole or not at all.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from ..analysis.judge import Judge
 from ..analysis.layers import Layer
 from ..analysis.promise import Reading
 from ..functions import load_function
-from ..ir.graph import Model
+from ..ir.graph import Model, copied
 from ..ir.writer import size_of
 from ..lowering.artifact import lower
 from ..lowering.names import shorten
@@ -217,16 +216,12 @@ def _missed(found: Found, budget: Budget, judge: Judge) -> str:
 
 def weigh(model: Model, layers: Sequence[Layer], encoding: Encode, activations: Activations) -> tuple[int, int]:
     """Bytes of the payloads, and of the artifact, that the model would become."""
-    shared: dict[int, Any] = {}
-    for graph in model.graph.graphs():
-        for constant in graph.constants.values():
-            shared[id(constant.content)] = constant.content  # tensors are not changed: the copy may hold the same
-    copied, its_layers = copy.deepcopy((model, list(layers)), shared)
-    lowered = lower(copied, its_layers, activations, codec=encoding.chosen, index_bits=encoding.index_bits or None)
-    copied.graph.prune()
+    tried, its_layers = copied(model, list(layers))
+    lowered = lower(tried, its_layers, activations, codec=encoding.chosen, index_bits=encoding.index_bits or None)
+    tried.graph.prune()
     if encoding.names == "short":
-        shorten(copied)
-    return sum(len(s.payload) for s in lowered.stored), size_of(copied)
+        shorten(tried)
+    return sum(len(s.payload) for s in lowered.stored), size_of(tried)
 
 
 def point_text(point: Point) -> str:

@@ -30,7 +30,7 @@ from ..analysis.form import Form
 from ..analysis.layers import Layer
 from ..analysis.moments import Moments
 from ..analysis.undo import undone
-from ..data import Feeds
+from ..data import hash_arrays
 from ..files import write_beside
 from ..ir.graph import Model
 from ..passes.base import Pass, make_pass
@@ -402,12 +402,5 @@ def _key(model: Model, layers: Sequence[Layer], recipe: Recipe, calibration: Cal
                 digest.update(np.ascontiguousarray(constant.array()).view(np.uint8).data)
     digest.update(repr([layer.name for layer in layers]).encode("utf-8", "surrogateescape"))
     for feed in calibration.feeds:
-        _hash_feed(digest, feed)
+        hash_arrays(digest, feed)
     return digest.hexdigest()[:32]
-
-
-def _hash_feed(digest: Any, feed: Feeds) -> None:
-    for name, array in sorted(feed.items()):
-        array = np.asarray(array)
-        digest.update(f"{name} {array.dtype} {array.shape}".encode("utf-8", "surrogateescape"))
-        digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).tobytes())

@@ -8,21 +8,25 @@ given is taken from the training data, by the seed.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ..data import LABEL, Input, describe, inputs_of, load_npz
+from ..data import LABEL, Input, describe, hash_arrays, inputs_of, load_npz
 from ..errors import UserError, nearest
 from ..functions import load_function
 from ..ir.graph import Model
 
 Array = npt.NDArray[Any]
 Batch = dict[str, Array]
+
+_BLOCK = 256  # samples hashed at a time
 
 
 class Source(Protocol):
@@ -77,7 +81,6 @@ class TrainingData:
     stacked: every sample is a whole input of the model, batch axis included: it runs once a sample.
     alike: names of arrays that go into every run as they are.
     labelled: the samples have ``label``.
-    fingerprint: of all that training depends on here, for checkpoints.
     """
 
     train: Source
@@ -85,7 +88,16 @@ class TrainingData:
     stacked: bool
     alike: frozenset[str]
     labelled: bool
-    fingerprint: str
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of every sample, for checkpoints. It reads all of them once; nobody asks where there are no checkpoints."""
+        digest = hashlib.sha256()
+        for source in (self.train, self.validation):
+            digest.update(f"{len(source)} ".encode())
+            for begin in range(0, len(source), _BLOCK):
+                hash_arrays(digest, source.take(np.arange(begin, min(begin + _BLOCK, len(source)))))
+        return digest.hexdigest()
 
 
 def load(
@@ -119,7 +131,7 @@ def load(
     if not len(first):
         raise UserError("nothing is left to train on", where=where, hint="Hold back less for validation.")
     probe = first.take(np.arange(1))
-    return TrainingData(first, second, stacked, frozenset(first.alike), LABEL in probe, _fingerprint(first, second))
+    return TrainingData(first, second, stacked, frozenset(first.alike), LABEL in probe)
 
 
 def _given(source: Any, where: str) -> Any:
@@ -218,18 +230,3 @@ def _split(source: Source, share: float, seed: int) -> tuple[Source, Source]:
         return replace(source, rows=source.rows[train]), replace(source, rows=source.rows[validation])
     assert isinstance(source, Items)
     return replace(source, rows=source.rows[train]), replace(source, rows=source.rows[validation])
-
-
-def _fingerprint(*sources: Source) -> str:
-    """How many samples there are, and a checksum of some."""
-    import zlib
-
-    found = []
-    for source in sources:
-        check = 0
-        if len(source):
-            some = source.take(np.unique(np.linspace(0, len(source) - 1, 64).astype(int)))
-            for name in sorted(some):
-                check = zlib.crc32(np.ascontiguousarray(some[name]).tobytes(), check)
-        found.append(f"{len(source)}:{check:08x}")
-    return "/".join(found)

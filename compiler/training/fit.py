@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 
 from ..analysis.layers import find_layers
+from ..ir.graph import copied
 from ..ir.reader import read
 from ..ir.writer import to_proto
 from .checkpoint import Checkpoints
@@ -52,7 +53,7 @@ def fit(
     graph = read(model)
     samples = load(data, graph, validation=settings.validation, seed=settings.seed, extra=":" in settings.loss)
     folder = Checkpoints(checkpoint) if checkpoint is not None else None
-    training = Training(read(to_proto(graph)), samples, settings, checkpoints=folder, progress=progress)
+    training = Training(copied(graph, None)[0], samples, settings, checkpoints=folder, progress=progress)
     layers, _ = find_layers(graph)
     network = assemble(graph, layers, {layer: of_layer(layer) for layer in layers})
     epochs = training.fit(network, "fit")

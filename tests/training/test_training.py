@@ -16,7 +16,7 @@ import torch
 
 from eie.compiler import Recipe, optimize
 from eie.compiler.analysis.layers import find_layers
-from eie.compiler.errors import UserError
+from eie.compiler.errors import ModelError, UserError
 from eie.compiler.ir.reader import read
 from eie.compiler.training.data import load
 from eie.compiler.training.fit import fit, right
@@ -341,6 +341,57 @@ def test_a_checkpoint_of_another_run_is_refused(trained: onnx.ModelProto, blobs:
         optimize(trained, None, first, train=blobs, checkpoint=tmp_path)
 
 
+class Dataset:
+    def __init__(self, arrays: Arrays) -> None:
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return len(self.arrays["x"])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {name: array[index] for name, array in self.arrays.items()}
+
+
+@pytest.mark.parametrize("given", [dict, Dataset])
+@pytest.mark.parametrize("name", ["x", "label"])
+def test_any_byte_of_the_data_counts_for_a_checkpoint(
+    trained: onnx.ModelProto, blobs: Arrays, tmp_path: Path, given: Any, name: str
+) -> None:
+    passes = recipe("retrain{epochs=1};cluster;encode")
+    optimize(trained, None, passes, train=given(blobs), checkpoint=tmp_path)
+    again = optimize(trained, None, passes, train=given(blobs), checkpoint=tmp_path)
+    assert again.learnt is not None and len(again.learnt.epochs) == 1
+    for sample in (3, 598):
+        other = {n: a.copy() for n, a in blobs.items()}
+        other[name].reshape(len(other[name]), -1)[sample, 0] += (
+            1 if name == "x" else (1 if other[name][sample] < 3 else -1)
+        )
+        with pytest.raises(UserError, match="another model, recipe or data"):
+            optimize(trained, None, passes, train=given(other), checkpoint=tmp_path)
+
+
+def test_a_trained_model_that_no_protocol_buffer_holds_is_written_with_external_data(
+    trained: onnx.ModelProto, blobs: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = recipe("prune{density=0.3,epochs=1};cluster;encode")
+    whole = optimize(trained, None, passes, train=blobs).trained
+    assert whole is not None
+    monkeypatch.setattr("eie.compiler.ir.writer.LIMIT", 1000)
+    for module in ("analysis.fidelity", "analysis.judge"):
+        monkeypatch.setattr(f"eie.compiler.{module}.INLINE_LIMIT", 1000)
+    result = optimize(trained, None, passes, train=blobs)
+    with pytest.raises(ModelError, match="do not fit"):
+        _ = result.trained
+    result.save_trained(tmp_path / "t.onnx")
+    assert (tmp_path / "t.onnx.data").stat().st_size > 2000
+    now, before = ({la.name: la.array() for la in find_layers(read(m))[0]} for m in (tmp_path / "t.onnx", whole))
+    assert now.keys() == before.keys() == {"first", "second", "last"}
+    assert all(np.array_equal(now[name], before[name]) for name in now)
+    with pytest.raises(UserError, match="nothing was trained"):
+        optimize(trained, None, passes).save_trained(tmp_path / "u.onnx")
+    assert not (tmp_path / "u.onnx").exists()
+
+
 def test_the_same_seed_gives_the_same_weights(mlp: onnx.ModelProto, blobs: Arrays) -> None:
     one, two, other = (
         fit(mlp, blobs, Settings(epochs=2, lr=0.01, optimizer="adam", seed=s)).model.SerializeToString()
@@ -445,7 +496,9 @@ def test_without_torch_the_extra_is_named(mlp: onnx.ModelProto, blobs: Arrays, m
     assert optimize(mlp, None, recipe("retrain;cluster;encode")).untrained == ["retrain"]
 
 
-@pytest.mark.parametrize("learning", ["prune{density=0.25}", "share{bits=3}", "ttq{ends=too}", "dsd{density=0.25};retrain"])
+@pytest.mark.parametrize(
+    "learning", ["prune{density=0.25}", "share{bits=3}", "ttq{ends=too}", "dsd{density=0.25};retrain"]
+)
 def test_a_table_that_a_rule_names_is_trained_as_a_layer_once(blobs: Arrays, learning: str) -> None:
     table = np.cos(np.pi / 16 * (np.arange(16)[None] + 0.5) * np.arange(16)[:, None]).astype(np.float32)
     text = """<ir_version: 8, opset_import: ["" : 17]> main (float[N,16] x) => (float[N,4] y) {
