@@ -121,50 +121,34 @@ def optimize(
         PromiseError: see ``strict`` and ``refuse``.
     """
     plan = planned(recipe, data is not None, budget, activations)
-    encoding = next((p for p in plan.passes if isinstance(p, Encode)), None)
-    if encoding is None:
-        raise UserError(
-            "the recipe has no encode pass: nothing would be stored compressed",
-            where=plan.name,
-            hint='Add "encode" as the last pass.',
-        )
-    check_order(plan.passes, where=plan.name)
+    encoding = _encoding(plan)
     plan = _learning(plan, train, loss, checkpoint)
     run = _Run(plan, progress or Silent())
     original, working = run.read(model), run.read(model)
+    before, spent = _size_of(model, original), plan.budget or Budget()
     run.progress.stage("samples", 0)
-    spent = plan.budget or Budget()
     judge = Judge(original, data, shapes, spent.samples, spent.seed)
     closed = run.canonicalize(working, judge)
     layers, left_alone = find_layers(working, designed_too(plan, judge))
     plan.check(layers)
-    promised = run.search(working, layers, judge, encoding, Cache() if cache else None, jobs, dask, _size_of(model, original))
-    contents = {layer.constant: (layer.constant.content, layer.constant.transposed) for layer in layers}
+    promised = run.search(working, layers, judge, encoding, Cache() if cache else None, jobs, dask, before)
     if train is not None:
         run.prepare(working, train, checkpoint)
-    errors: dict[str, float] | None = None
-    for step in run.recipe.passes:
-        if not isinstance(step, Canonicalize):
-            if step.reshapes and errors is None:  # inputs fit the shapes that the model came with
-                errors = run.errors(working, layers, contents)
-            run.transform(step, working, layers, judge)
-    errors = run.errors(working, layers, contents) if errors is None else errors
+    errors = run.passes(working, layers, judge)
     in_floats = judge.measure(working) if run.recipe.activations != "f32" else None
     lowered = run.lower(working, layers, encoding, judge.tensors)
-    compressed = {s.layer for s in lowered.stored}
     reached = run.verify(working, judge)
-    missed = _missed(plan, promised, reached, in_floats, strict)
     result = Result(
         model=working,
         recipe=run.recipe,
         layers=[LayerRow.of(s, errors[s.layer], run.recipe.activations) for s in lowered.stored],
-        left_alone=[*left_alone, *run.plain([la for la in layers if la.name not in compressed], lowered)],
+        left_alone=[*left_alone, *run.plain(layers, lowered)],
         steps=run.steps,
-        input_bytes=_size_of(model, original),
+        input_bytes=before,
         weight_bytes_before=_weight_bytes(original),
         made_up=judge.made_up,
         closed_inputs=closed,
-        missed=missed,
+        missed=_missed(plan, promised, reached, in_floats, strict),
         verify=reached,
         accuracy=judge.accuracy(original, working, fitted=run.fitted(promised)) if judge.labels is not None else None,
         learnt=run.learnt(),
@@ -176,11 +160,30 @@ def optimize(
     if spent.size and plan.budget:
         result.measure()
         if result.output_bytes > spent.size:
-            result.missed = missed = missed or f"the artifact takes {result.output_bytes:,} of {spent.size:,} bytes"
-    unkept = [f"{item.name} was left alone: {item.why}" for item in result.left_alone if item.wanted]
-    if (strict and (missed or unkept)) or (refuse and missed):
-        raise PromiseError(missed or "; ".join(unkept[:3]), where="--strict" if strict else "budget")
+            result.missed = result.missed or f"the artifact takes {result.output_bytes:,} of {spent.size:,} bytes"
+    _insist(result, strict, refuse)
     return result
+
+
+def _insist(result: Result, strict: bool, refuse: bool) -> None:
+    """Raises PromiseError where the result is not what was asked for, and that is not to pass."""
+    unkept = [f"{item.name} was left alone: {item.why}" for item in result.left_alone if item.wanted]
+    if (strict and (result.missed or unkept)) or (refuse and result.missed):
+        raise PromiseError(result.missed or "; ".join(unkept[:3]), where="--strict" if strict else "budget")
+
+
+def _encoding(plan: Recipe) -> Encode:
+    """The recipe's encode pass.
+
+    Raises:
+        UserError: it has none, or its passes are in no order that works.
+    """
+    found = next((p for p in plan.passes if isinstance(p, Encode)), None)
+    if found is None:
+        raise UserError("the recipe has no encode pass: nothing would be stored compressed", where=plan.name,
+                        hint='Add "encode" as the last pass.')  # fmt: skip
+    check_order(plan.passes, where=plan.name)
+    return found
 
 
 def _learning(plan: Recipe, train: Any, loss: str | None, checkpoint: str | Path | None) -> Recipe:
@@ -332,6 +335,18 @@ class _Run:
         data = self.training.data
         return Learnt(len(data.train), len(data.validation), *self._before, tuple(self.training.history), self.training.frozen)
 
+    def passes(self, model: Model, layers: Sequence[Layer], judge: Judge) -> dict[str, float]:
+        """Run the recipe's passes; gives the error of each layer's output."""
+        contents = {layer.constant: (layer.constant.content, layer.constant.transposed) for layer in layers}
+        errors: dict[str, float] | None = None
+        for step in self.recipe.passes:
+            if isinstance(step, Canonicalize):
+                continue
+            if step.reshapes and errors is None:  # inputs fit the shapes that the model came with
+                errors = self.errors(model, layers, contents)
+            self.transform(step, model, layers, judge)
+        return self.errors(model, layers, contents) if errors is None else errors
+
     def transform(self, step: Pass, model: Model, layers: Sequence[Layer], judge: Judge) -> None:
         """Run one pass: once for each set of options the recipe gives it, on the layers that set is for."""
         began = time.perf_counter()
@@ -433,8 +448,10 @@ class _Run:
 
     def plain(self, layers: Sequence[Layer], lowered: Lowered) -> list[LeftAlone]:
         """Why layers that could have been compressed are not."""
-        found = []
+        found, compressed = [], {s.layer for s in lowered.stored}
         for layer in layers:
+            if layer.name in compressed:
+                continue
             skipped = not any(self.recipe.options(layer, p) for p in self.recipe.passes)
             why = (
                 lowered.kept_plain.get(layer.name)

@@ -14,6 +14,7 @@ from ..ir.writer import writing
 from ..passes.base import parse_pipeline
 from ..pipeline import optimize
 from ..recipe import DEFAULT, WITH_DATA, Recipe, presets
+from ..report.result import Result
 from ..report.table import console, report
 from .common import Bars, Format, Json, ModelPath, activations, print_json, shapes
 from .promises import (
@@ -33,60 +34,82 @@ from .promises import (
 NAME = "optimize"
 
 
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--output", help="The artifact; MODEL with the ending .eie.onnx when left out.", show_default=False
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="Samples to verify on: an .npz with arrays named after the inputs, and label.", show_default=False
+    ),
+]
+Train = Annotated[
+    str | None,
+    typer.Option(
+        help="Samples to train on: an .npz as for --data, or module:function (file.py:function) that gives them.",
+        show_default=False,
+    ),
+]
+Loss = Annotated[
+    str | None, typer.Option(help="A loss of one's own for training: module:function.", show_default=False)
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="A folder: training that was interrupted goes on from there.", show_default=False),
+]
+SaveTrained = Annotated[
+    Path | None,
+    typer.Option(help="Write the model as the last training pass left it, too, as plain ONNX.", show_default=False),
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        help=f"A TOML file or a preset: {', '.join(presets())}; {WITH_DATA} with --data, {DEFAULT} without, when left out.",
+        show_default=False,
+    ),
+]
+Passes = Annotated[
+    str | None,
+    typer.Option(
+        "-p",
+        "--passes",
+        help='Passes instead of a recipe: "sparsify{density=0.1},cluster{bits=4},encode".',
+        show_default=False,
+    ),
+]
+Ratio = Annotated[
+    float | None,
+    typer.Option(help="How many times fewer bytes weights take, for recipes with a total budget.", show_default=False),
+]
+Shape = Annotated[list[str] | None, typer.Option(help="Shape of made-up input: name:1,3,224,224.", show_default=False)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything but write the artifact.")]
+SaveRecipe = Annotated[
+    Path | None, typer.Option(help="Write the recipe that was used, search results filled in.", show_default=False)
+]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Fail (exit code 1) when a weight that should be compressed can't be, or the budget is missed.",
+    ),
+]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Every pass, every reason.")]
+
+
 def command(
     model: ModelPath,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", help="The artifact; MODEL with the ending .eie.onnx when left out.", show_default=False
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Samples to verify on: an .npz with arrays named after the inputs, and label.", show_default=False
-        ),
-    ] = None,
-    train: Annotated[
-        str | None,
-        typer.Option(
-            help="Samples to train on: an .npz as for --data, or module:function (file.py:function) that gives them.",
-            show_default=False,
-        ),
-    ] = None,
-    loss: Annotated[
-        str | None, typer.Option(help="A loss of one's own for training: module:function.", show_default=False)
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="A folder: training that was interrupted goes on from there.", show_default=False),
-    ] = None,
-    save_trained: Annotated[
-        Path | None,
-        typer.Option(help="Write the model as the last training pass left it, too, as plain ONNX.", show_default=False),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help=f"A TOML file or a preset: {', '.join(presets())}; {WITH_DATA} with --data, {DEFAULT} without, when left out.",
-            show_default=False,
-        ),
-    ] = None,
-    passes: Annotated[
-        str | None,
-        typer.Option(
-            "-p",
-            "--passes",
-            help='Passes instead of a recipe: "sparsify{density=0.1},cluster{bits=4},encode".',
-            show_default=False,
-        ),
-    ] = None,
-    ratio: Annotated[
-        float | None,
-        typer.Option(
-            help="How many times fewer bytes weights take, for recipes with a total budget.", show_default=False
-        ),
-    ] = None,
+    output: Output = None,
+    data: Data = None,
+    train: Train = None,
+    loss: Loss = None,
+    checkpoint: Checkpoint = None,
+    save_trained: SaveTrained = None,
+    recipe: RecipeName = None,
+    passes: Passes = None,
+    ratio: Ratio = None,
     max_drop: MaxDrop = None,
     max_error: MaxError = None,
     size: Size = None,
@@ -95,79 +118,66 @@ def command(
     metric: Metric = None,
     samples: Samples = None,
     format: Format = None,
-    shape: Annotated[
-        list[str] | None, typer.Option(help="Shape of made-up input: name:1,3,224,224.", show_default=False)
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write the artifact.")] = False,
-    save_recipe: Annotated[
-        Path | None, typer.Option(help="Write the recipe that was used, search results filled in.", show_default=False)
-    ] = None,
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict",
-            help="Fail (exit code 1) when a weight that should be compressed can't be, or the budget is missed.",
-        ),
-    ] = False,
+    shape: Shape = None,
+    dry_run: DryRun = False,
+    save_recipe: SaveRecipe = None,
+    strict: Strict = False,
     cached: Cached = True,
     jobs: Jobs = 1,
     dask: Dask = None,
     json: Json = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Every pass, every reason.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Make a model smaller: prune, share weights, entropy-code; verify; write the artifact."""
     target = output if output is not None else model.with_name(model.stem + ".eie.onnx")
-    _check_paths(model, None if dry_run else target, save_recipe, save_trained)
+    written = None if dry_run else target
+    _check_paths(model, written, save_recipe, save_trained)
     if save_trained is not None and train is None:
         raise UserError("nothing is trained without --train", where="--save-trained")
-    if passes is not None and recipe is not None:
-        raise UserError("--passes and --recipe exclude each other", where="--passes")
-    chosen = (
-        Recipe(name="--passes", passes=tuple(parse_pipeline(passes)))
-        if passes is not None
-        else Recipe.load(recipe)
-        if recipe is not None
-        else None
-    )
-    if ratio is not None:
-        chosen = (chosen or Recipe.load(WITH_DATA if data is not None else DEFAULT)).with_ratio(ratio)
+    chosen = _recipe(recipe, passes, ratio, data is not None)
     asked = budget(model, max_drop, max_error, size, latency, objective, metric, samples, data is not None)
     bars = Bars(verbose)
     with bars.shown():
         result = optimize(
-            model,
-            data,
-            chosen,
-            train=train,
-            loss=loss,
-            checkpoint=checkpoint,
-            budget=asked,
-            activations=activations(format),
-            shapes=shapes(shape or []),
-            strict=strict,
-            refuse=any(v is not None for v in (max_drop, max_error, size, latency)),
-            cache=cached,
-            jobs=jobs,
-            dask=dask,
-            progress=bars,
-        )
-        with ExitStack() as both:  # all files, or none
-            if save_recipe is not None:
-                both.enter_context(write_beside(save_recipe)).write(result.recipe.to_toml(every=True).encode())
-            if save_trained is not None and result.trained_model is not None:
-                both.enter_context(writing(result.trained_model, save_trained))
-            if dry_run:
-                result.measure()
-            else:
-                result.save(target)
+            model, data, chosen, train=train, loss=loss, checkpoint=checkpoint, budget=asked, activations=activations(format),
+            shapes=shapes(shape or []), strict=strict, refuse=any(v is not None for v in (max_drop, max_error, size, latency)),
+            cache=cached, jobs=jobs, dask=dask, progress=bars,
+        )  # fmt: skip
+        _write(result, written, save_recipe, save_trained)
     if json:
         print_json(result.json())
         return
     screen = console()
-    for part in report(
-        result, "(not written: --dry-run)" if dry_run else str(target), verbose=verbose, width=screen.width
-    ):
+    where = "(not written: --dry-run)" if dry_run else str(target)
+    for part in report(result, where, verbose=verbose, width=screen.width):
         screen.print(part, highlight=False)
+
+
+def _recipe(recipe: str | None, passes: str | None, ratio: float | None, data: bool) -> Recipe | None:
+    """What was asked for; None: the default."""
+    if passes is not None and recipe is not None:
+        raise UserError("--passes and --recipe exclude each other", where="--passes")
+    chosen = None
+    if passes is not None:
+        chosen = Recipe(name="--passes", passes=tuple(parse_pipeline(passes)))
+    elif recipe is not None:
+        chosen = Recipe.load(recipe)
+    if ratio is not None:
+        chosen = (chosen or Recipe.load(WITH_DATA if data else DEFAULT)).with_ratio(ratio)
+    return chosen
+
+
+def _write(result: Result, target: Path | None, recipe: Path | None, trained: Path | None) -> None:
+    """All files, or none; without a target the artifact is only measured."""
+    with ExitStack() as files:
+        if recipe is not None:
+            files.enter_context(write_beside(recipe)).write(result.recipe.to_toml(every=True).encode())
+        if trained is not None and result.trained_model is not None:
+            files.enter_context(writing(result.trained_model, trained))
+        if target is None:
+            result.measure()
+        else:
+            result.save(target)
 
 
 def _check_paths(model: Path, target: Path | None, recipe: Path | None, trained: Path | None) -> None:
