@@ -328,12 +328,18 @@ def test_a_damaged_file_is_an_error_of_ours_or_still_runs(place: int, value: int
     for damaged in (bytes(content), CONTENT[: place % len(CONTENT)]):
         try:
             session = Session(damaged, "reference")
-            session.run(None, {a.name: FEEDS.get(a.name, FEEDS["x"]) for a in session.get_inputs()})
+            outputs = session.run(None, {a.name: FEEDS.get(a.name, FEEDS["x"]) for a in session.get_inputs()})
         except UserError:
+            assert damaged != CONTENT
             continue
+        assert len(outputs) == len(session.get_outputs())
+        assert all(isinstance(array, np.ndarray) for array in outputs)
+        if damaged == CONTENT:
+            np.testing.assert_array_equal(outputs[0], INTACT)
 
 
 CONTENT = small().SerializeToString()
+INTACT = Session(CONTENT, "reference").run(None, FEEDS)[0]
 
 
 def gemm(m: onnx.ModelProto) -> onnx.NodeProto:
