@@ -115,8 +115,19 @@ def test_the_expected_drop_is_what_many_samples_count(probabilities: bool) -> No
         drop_reading(y[part], z[part], y[part.start : part.start + 500], 0.01, None, None).ratio
         for part in (slice(k, k + 100) for k in range(0, 20_000, 500))
     ]
-    expected = [math.sqrt(r) * 0.01 / 0.5 for r in found]
-    assert np.mean(expected) == pytest.approx(changed, rel=0.2)  # 100 samples at a time, of which hardly one changes
+    expected = np.mean([math.sqrt(r) * 0.01 for r in found])  # 100 samples at a time, of which hardly one changes
+    if not probabilities:
+        assert expected == pytest.approx(changed / 2, rel=0.2)
+        return
+    at = np.arange(len(y))
+    lost = float((y.max(1) - y[at, z.argmax(1)]).mean())  # of right answers, where they are as probable as the model says
+    assert max(lost, 0.2 * changed) * 0.8 < expected < max(lost, 0.2 * changed) * 1.3
+
+
+def test_a_sure_answer_costs_half_when_it_changes() -> None:
+    y = np.tile([[0.98, 0.02]], (100, 1))
+    reading = drop_reading(y, np.where(np.arange(100)[:, None] < 4, y[:, ::-1], y), y, 0.02, None, None)
+    assert reading.value == pytest.approx(0.5 * 0.04)
 
 
 def test_with_labels_what_is_put_right_counts() -> None:
