@@ -266,7 +266,10 @@ class _Phase:
         checkpoints, mark = self.training.checkpoints, ""
         if checkpoints is not None:
             mark = self._fingerprint()
-            self._resume(checkpoints.load(index, mark))
+            try:
+                self._resume(checkpoints.load(index, mark))
+            except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                raise checkpoints.damaged(index) from error
         if self.training.progress is not None:
             self.training.progress.stage(self.name, self.epochs)
         while len(self.found) < self.epochs and not self._tired():
