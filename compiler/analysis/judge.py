@@ -113,6 +113,9 @@ class Judge:
                 where=where,
                 hint="Look for NaN or infinity in the samples.",
             )
+        if not any(np.asarray(v).size for i in range(len(self.samples)) for v in self.expected(i)):
+            raise UserError("the model's outputs are empty on all samples, so that nothing can be compared", where=where,
+                            hint="Look for a dimension of 0 in the samples.")  # fmt: skip
         if self.labels is not None:
             self._batches = split(arrays, inputs, batch=_AT_ONCE, where=where)[0]
 

@@ -142,6 +142,7 @@ def test_hostile_samples(folder: Path, tmp_path: Path) -> None:
         ("nan", {"x": spoilt}, "not finite on 1 of 40"),
         ("name", {"z": x}, "no array for input 'x'"),
         ("empty", {"x": x[:0]}, "no samples"),
+        ("hollow", {"x": x[:, None][:, :0]}, "empty on all samples"),  # runs of no sample each
         ("labels", {"x": x, "label": labels + 90}, "the labels go from"),
     ):
         np.savez(tmp_path / f"{name}.npz", **arrays)

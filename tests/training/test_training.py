@@ -381,6 +381,38 @@ def test_a_spoilt_checkpoint_is_refused(trained: onnx.ModelProto, blobs: Arrays,
     assert not (tmp_path / "ran").exists()
 
 
+class Dataset:
+    def __init__(self, odd: Any) -> None:
+        self.odd = odd
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, i: int) -> Any:
+        if i == 7 and isinstance(self.odd, Exception):
+            raise self.odd
+        return self.odd if i == 7 else {"x": np.zeros(16, np.float32), "label": 0}
+
+
+@pytest.mark.parametrize(
+    ("odd", "says"),
+    [
+        (ValueError("no such picture"), r"raised ValueError: no such picture \(test_training.py"),
+        ({"x": np.zeros(15, np.float32), "label": 0}, "same shape"),
+        ({"x": np.zeros(16, np.float32)}, "raised KeyError: 'label'"),
+    ],
+)
+def test_a_dataset_that_fails(mlp: onnx.ModelProto, odd: Any, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        optimize(mlp, None, recipe("retrain{epochs=1};cluster;encode"), train=Dataset(odd))
+
+
+@pytest.mark.parametrize("dtype", ["U1", "datetime64[s]", "complex64", ">i8"])
+def test_labels_that_are_no_plain_numbers(mlp: onnx.ModelProto, blobs: Arrays, dtype: str) -> None:
+    with pytest.raises(UserError, match="takes plain numbers"):
+        load({"x": blobs["x"], "label": blobs["label"].astype(dtype)}, read(mlp), validation=0.1, seed=0)
+
+
 def test_the_same_seed_gives_the_same_weights(mlp: onnx.ModelProto, blobs: Arrays) -> None:
     one, two, other = (
         fit(mlp, blobs, Settings(epochs=2, lr=0.01, optimizer="adam", seed=s)).model.SerializeToString()
