@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from eie.compiler.analysis.curves import Cache, Curve, Point, fitted_codebook
+from eie.compiler.analysis.judge import top1
 from eie.compiler.analysis.promise import (
     called,
     drop_reading,
@@ -189,3 +190,12 @@ def test_what_is_kept_of_curves_is_no_more_than_a_file(tmp_path: Path, was: str,
     if found is not None:
         Cache(tmp_path).put("again", found)
         assert json.loads((tmp_path / "again.json").read_text()) == KEPT
+
+
+def test_scores_that_are_not_a_number_are_no_answer() -> None:
+    scores = np.eye(3, dtype=np.float32)[[0, 0, 1, 2]]
+    labels = np.array([0, 0, 1, 2])
+    assert top1([scores], labels) == 1.0
+    scores[0] = np.nan
+    scores[2, 2] = np.nan
+    assert top1([scores], labels) == 0.5
