@@ -68,3 +68,10 @@ def test_commands_end_with_the_users_mistake(here: Path, name: str, says: str) -
     onnx.save(parser.parse_model('<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,4] y) { y = Neg(x) }'), "m.onnx")
     np.savez("x.npz", x=np.zeros((8, 4), np.float32), label=np.zeros(8, np.int64))
     assert_refused("evaluate", "m.onnx", "--data", "x.npz", "--metric", f"own_code:{name}", says=says)
+
+
+def test_a_metric_of_outputs_that_differ_in_shape(here: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (int64[2,M] y) { y = NonZero(x) }'
+    onnx.save(parser.parse_model(text), "m.onnx")
+    np.savez("x.npz", x=np.eye(4, dtype=np.float32).cumsum(0))
+    assert_refused("evaluate", "m.onnx", "--data", "x.npz", "--metric", "own_code:raises", says="differ in shape")
