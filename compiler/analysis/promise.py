@@ -16,18 +16,16 @@ where they are), and its uncertainty by the bootstrap; counts are reported with 
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError
+from ..usercode import calling, load_function
 from .fidelity import decibels
 
 Array = npt.NDArray[Any]
@@ -219,20 +217,7 @@ def load_score(text: str) -> Score:
     Raises:
         UserError: there is none.
     """
-    module, colon, name = text.partition(":")
-    hint = "It is written module:function, for example metrics:f1 for the function f1 in metrics.py."
-    if not colon or not module or not name:
-        raise UserError(f"{text!r} names no function", where="--metric", hint=hint)
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        raise UserError(f"can't import {module!r}: {error}", where="--metric", hint=hint) from error
-    finally:
-        sys.path.remove(folder)
-    if not callable(found):
-        raise UserError(f"{module!r} has no function {name!r}", where="--metric", hint=hint)
+    found = load_function(text, "--metric")
     score: Score = found
     return score
 
@@ -243,7 +228,8 @@ def called(score: Score, outputs: Mapping[str, Array], data: Mapping[str, Array]
     Raises:
         UserError: that is no finite number.
     """
-    value = score(outputs, data)
+    with calling("--metric"):
+        value = score(outputs, data)
     try:
         number = float(value)
     except (TypeError, ValueError) as error:

@@ -8,10 +8,7 @@ given is taken from the training data, by the seed.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +19,7 @@ import numpy.typing as npt
 from ..data import LABEL, Input, describe, inputs_of, load_npz
 from ..errors import UserError, nearest
 from ..ir.graph import Model
+from ..usercode import calling, load_function
 
 Array = npt.NDArray[Any]
 Batch = dict[str, Array]
@@ -59,6 +57,7 @@ class Items:
 
     dataset: Any
     rows: Array
+    where: str
     expand: frozenset[str] = frozenset()
     alike: frozenset[str] = frozenset()
 
@@ -66,8 +65,9 @@ class Items:
         return len(self.rows)
 
     def take(self, rows: Array) -> Batch:
-        items = [self.dataset[int(i)] for i in self.rows[rows]]
-        found = {name: np.stack([np.asarray(item[name]) for item in items]) for name in items[0]}
+        with calling(self.where):
+            items = [self.dataset[int(i)] for i in self.rows[rows]]
+            found = {name: np.stack([np.asarray(item[name]) for item in items]) for name in items[0]}
         found |= {name: found[name][:, None] for name in self.expand}
         return found | {name: np.asarray(items[0][name]) for name in self.alike}
 
@@ -124,44 +124,14 @@ def load(
     return TrainingData(first, second, stacked, frozenset(first.alike), LABEL in probe, _fingerprint(first, second))
 
 
-def user_function(text: str, where: str) -> Callable[..., Any]:
-    """The function ``module:function`` names; the module is a Python file, or one that can be imported from here.
-
-    Raises:
-        UserError: there is no such module or function.
-    """
-    module, _, name = text.rpartition(":")
-    hint = "It is written module:function or file.py:function."
-    if not module or not name:
-        raise UserError(f"{text!r} names no function", where=where, hint=hint)
-    try:
-        if module.endswith(".py"):
-            path = Path(module)
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            if not path.is_file() or spec is None or spec.loader is None:
-                raise UserError("no such file", where=module, hint=hint)
-            loaded = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(loaded)
-        else:
-            if "" not in sys.path and str(Path.cwd()) not in sys.path:
-                sys.path.insert(0, str(Path.cwd()))
-            loaded = importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"can't import {module!r}: {error}", where=where, hint=hint) from error
-    function = getattr(loaded, name, None)
-    if not callable(function):
-        functions = [n for n, v in vars(loaded).items() if callable(v) and not n.startswith("_")]
-        raise UserError(f"{module} has no function {name!r}", where=where, hint=nearest(name, functions))
-    found: Callable[..., Any] = function
-    return found
-
-
 def _given(source: Any, where: str) -> Any:
     """What a path or the name of a function stands for."""
     if isinstance(source, Path) or (isinstance(source, str) and (source.endswith(".npz") or ":" not in source)):
         return load_npz(source)
     if isinstance(source, str):
-        return user_function(source, where)()
+        function = load_function(source, where)
+        with calling(where):
+            return function()
     return source
 
 
@@ -172,9 +142,11 @@ def _source(given: Any, inputs: Sequence[Input], where: str, extra: bool) -> tup
     if not hasattr(given, "__len__") or not hasattr(given, "__getitem__"):
         raise UserError(f"training data is a {type(given).__name__}", where=where,
                         hint="Give arrays by name, or an object with len and [index] whose items are dictionaries of arrays.")  # fmt: skip
-    if not len(given):
+    with calling(where):
+        count = len(given)
+        first = given[0] if count else None
+    if not count:
         raise UserError("the data holds no samples", where=where)
-    first = given[0]
     if not isinstance(first, Mapping):
         raise UserError(
             f"a sample is a {type(first).__name__}", where=where, hint="Each is a dictionary of arrays by name."
@@ -183,7 +155,7 @@ def _source(given: Any, inputs: Sequence[Input], where: str, extra: bool) -> tup
     stack = {name: np.asarray(value) if name in scalars else np.asarray(value)[None] for name, value in first.items()}
     found, stacked = _arrays(stack, inputs, where, extra)
     expand = frozenset(n for n, a in found.arrays.items() if a.ndim > stack[n].ndim)
-    return Items(given, np.arange(len(given)), expand, frozenset(found.alike)), stacked
+    return Items(given, np.arange(count), where, expand, frozenset(found.alike)), stacked
 
 
 def _arrays(arrays: Batch, inputs: Sequence[Input], where: str, extra: bool) -> tuple[Arrays, bool]:
@@ -198,6 +170,11 @@ def _arrays(arrays: Batch, inputs: Sequence[Input], where: str, extra: bool) -> 
     if strange and not extra:
         raise UserError(f"array {strange[0]!r} is no input of the model", where=where,
                         hint=nearest(strange[0], sorted({LABEL, *(i.name for i in inputs)})))  # fmt: skip
+    for name in (*strange, *([LABEL] if LABEL in arrays else [])):
+        dtype = arrays[name].dtype
+        if dtype.kind not in "biuf" or not dtype.isnative:
+            raise UserError(f"array {name!r} is {dtype}, and training takes plain numbers", where=where,
+                            hint="Convert it: class numbers with .astype(np.int64), others with .astype(np.float32).")  # fmt: skip
     kinds = {i.name: _kind(arrays[i.name], i, where) for i in inputs}
     stacked = any(k in ("stack", "one") for k in kinds.values())
     samples: dict[str, Array] = {}

@@ -14,7 +14,7 @@ from ..analysis.fidelity import judged_tensors
 from ..data import LABEL
 from ..errors import UserError
 from ..ir.graph import Model
-from .data import user_function
+from ..usercode import calling, load_function
 from .settings import Settings
 
 Loss = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
@@ -51,7 +51,7 @@ class Objective:
         if label is not None and label.numel() == 0:
             raise UserError("the labels hold no values", where=LABEL)
         if ":" in kind:
-            kind, user = "user", user_function(settings.loss, "train.loss")
+            kind, user = "user", load_function(settings.loss, "train.loss")
         elif kind == "auto":
             kind = "teacher" if label is None else "cross-entropy" if not label.is_floating_point() else "mse"
         if kind in ("cross-entropy", "mse") and label is None:
@@ -70,7 +70,8 @@ class Objective:
         """A number for a batch; ``teacher`` as ``outputs``, where the objective teaches."""
         if self.kind == "user":
             assert self.user is not None
-            found = self.user(dict(zip(self.tensors, outputs, strict=True)), batch)
+            with calling(self.settings.loss):
+                found = self.user(dict(zip(self.tensors, outputs, strict=True)), batch)
             if not isinstance(found, Tensor) or found.ndim:
                 raise UserError("the loss function gave no single number", where=self.settings.loss)
             return found

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from eie.compiler.analysis.curves import Curve, Point, fitted_codebook
+from eie.compiler.analysis.curves import Cache, Curve, Point, fitted_codebook
+from eie.compiler.analysis.judge import top1
 from eie.compiler.analysis.promise import (
     called,
     drop_reading,
@@ -164,3 +167,46 @@ def test_a_grid_is_no_codebook_somebody_fitted() -> None:
     rng = np.random.default_rng(0)
     assert not fitted_codebook(rng.integers(-8, 8, 100).astype(np.float32) * np.float32(0.03))
     assert fitted_codebook(rng.choice(rng.normal(0, 1, 15), 100).astype(np.float32))
+
+
+KEPT = [{"layer": "a", "rows": 3, "reach": 1.0, "points": [
+    {"options": {"cluster": {"bits": 4}}, "noise": 0.1, "bytes": 9.0, "us": 1.0, "kept": 1.0, "bits": 4},
+    {"options": {}, "noise": 0.0, "bytes": 99.0, "us": 1.0, "kept": 1.0, "bits": 32}]}]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ("", ""),
+        (json.dumps(KEPT), "[" * 100_000),
+        (json.dumps(KEPT), "[3]"),
+        (json.dumps(KEPT), json.dumps(KEPT)[:50]),
+        ('"points": [', '"points": [], "layers": ['),
+        ('"noise": 0.1', '"noise": "0.1"'),
+        ('"noise": 0.1', '"noise": NaN'),
+        ('"bytes": 9.0', '"bytes": -9.0'),
+        ('"reach": 1.0', '"reach": null'),
+        ('"options": {}', '"options": {"cluster": {"bits": 4}}'),
+        ('{"bits": 4}', '{"bits": 99}'),
+        ('{"cluster": {"bits": 4}}', '{"no-pass": {}}'),
+        ('{"cluster": {"bits": 4}}', "[1]"),
+    ],
+)
+def test_what_is_kept_of_curves_is_no_more_than_a_file(tmp_path: Path, was: str, now: str) -> None:
+    text = json.dumps(KEPT)
+    assert was in text
+    (tmp_path / "k.json").write_text(text.replace(was, now) if was else text)
+    found = Cache(tmp_path).get("k")
+    assert (found is None) == bool(was)
+    if found is not None:
+        Cache(tmp_path).put("again", found)
+        assert json.loads((tmp_path / "again.json").read_text()) == KEPT
+
+
+def test_scores_that_are_not_a_number_are_no_answer() -> None:
+    scores = np.eye(3, dtype=np.float32)[[0, 0, 1, 2]]
+    labels = np.array([0, 0, 1, 2])
+    assert top1([scores], labels) == 1.0
+    scores[0] = np.nan
+    scores[2, 2] = np.nan
+    assert top1([scores], labels) == 0.5
