@@ -229,6 +229,8 @@ class Recipe:
         Raises:
             UserError: no pass has a ratio, or it is out of range.
         """
+        if not ratio > 0:  # to passes 0 means that there is none
+            raise UserError(f"{ratio:g} is not above 0", where="ratio", hint="100 stores weights in a hundredth of the bytes.")
         passes = [make_pass(p.name, {**_given(p), "ratio": ratio}) if _has_ratio(p) else p for p in self.passes]
         if self.budget is not None or not any(map(_has_ratio, passes)):
             raise UserError("no pass of the recipe has a total budget", where=f"{self.name}, ratio",

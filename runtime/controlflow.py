@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,7 @@ class If:
     then_branch: Program
     else_branch: Program
     writes: tuple[str, ...]
+    passes_on: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.reads = (self.condition, *_captures(self.then_branch, self.else_branch))
@@ -71,6 +72,7 @@ class Loop:
     writes: tuple[str, ...]
     counter_shape: tuple[int, ...] = ()
     condition_shape: tuple[int, ...] = ()
+    passes_on: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.reads = tuple(dict.fromkeys([*(n for n in self.inputs if n), *self.body.captures]))
@@ -113,6 +115,7 @@ class Scan:
     input_directions: Sequence[int]
     output_axes: Sequence[int]
     output_directions: Sequence[int]
+    passes_on: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.reads = tuple(dict.fromkeys([*self.inputs, *self.body.captures]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -23,11 +23,13 @@ class Step(Protocol):
         reads: the values it takes.
         writes: the values it gives, in order ("" for one nobody asked for).
         types: of what it writes.
+        passes_on: whether what it gives may be what it was given, or a constant, instead of memory of its own.
     """
 
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     types: dict[str, onnx.TypeProto]
+    passes_on: ClassVar[bool]
 
     def run(self, values: Values) -> Sequence[Any]: ...
 
@@ -40,6 +42,7 @@ class LayerStep:
     writes: tuple[str, ...]
     types: dict[str, onnx.TypeProto]
     compute: Run
+    passes_on: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self.reads = tuple(n for n in self.inputs if n)
@@ -70,6 +73,15 @@ class Program:
 
     def __post_init__(self) -> None:
         self._plans: dict[tuple[str, ...], list[tuple[Step, tuple[str, ...]]]] = {}
+        own = {name for step in self.steps if not step.passes_on for name in step.writes}
+        self._passed_on = frozenset(self.outputs) - own
+
+    def answer(self, values: Values, outputs: tuple[str, ...]) -> list[Any]:
+        """As ``run``, for a caller outside, who may write to what he gets: never what he fed, and no constant of the model."""
+        found = self.run(values, outputs=outputs)
+        if self._passed_on:
+            found = [_copied(v) if n in self._passed_on else v for n, v in zip(outputs, found, strict=True)]
+        return found
 
     def run(self, values: Values, around: Values | None = None, outputs: tuple[str, ...] | None = None) -> list[Any]:
         """Compute outputs (all of them, or those named) from input values and the values around."""
@@ -102,3 +114,7 @@ class Program:
             if len(self._plans) < 64:
                 self._plans[wanted] = plan
         return plan
+
+
+def _copied(value: Any) -> Any:
+    return [_copied(v) for v in value] if isinstance(value, list) else np.array(value)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -243,6 +243,8 @@ class Segment:
         constants: name -> constant they read.
         outputs: the names somebody else reads.
     """
+
+    passes_on: ClassVar[bool] = False
 
     def __init__(self, nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, onnx.TypeProto],
                  constants: Mapping[str, Constant], outputs: Sequence[str], settings: Settings) -> None:  # fmt: skip

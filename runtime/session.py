@@ -182,7 +182,8 @@ class Session:
             and len(feeds) == len(self._args_in)
         ):
             for value in feeds.values():
-                if type(value) is not np.ndarray or not value.size:  # empty ones are looked at below
+                # empty ones are looked at below; of the order of bytes ONNX Runtime takes no notice
+                if type(value) is not np.ndarray or not value.size or not value.dtype.isnative:
                     break
             else:
                 try:
@@ -204,7 +205,7 @@ class Session:
             )
             self._seen = {n: (v.dtype, v.shape) for n, v in values.items()} if plain else {}
         if self._executor is not None:
-            return self._executor.program.run(values, outputs=wanted)
+            return self._executor.program.answer(values, wanted)
         if self._recurrent:
             refuse_empty(values)
         return run_ort(self._session, wanted, values, self._where)

@@ -122,6 +122,9 @@ class Judge:
                 where=where,
                 hint="Look for NaN or infinity in the samples.",
             )
+        if not any(np.asarray(v).size for i in range(len(self.samples)) for v in self.expected(i)):
+            raise UserError("the model's outputs are empty on all samples, so that nothing can be compared", where=where,
+                            hint="Look for a dimension of 0 in the samples.")  # fmt: skip
         if self.labels is not None:
             self._batches = split(arrays, inputs, batch=_AT_ONCE, where=where)[0]
 
@@ -312,7 +315,10 @@ def _right(outputs: Iterable[Array], labels: Array) -> npt.NDArray[np.bool_]:
         if labels.size and not 0 <= labels.min() <= labels.max() < classes:
             raise UserError(f"the labels go from {labels.min()} to {labels.max()}, and the model tells {classes} classes apart",
                             where="label", hint=f"They are indices, 0 to {classes - 1}.")  # fmt: skip
-        found.append(scores.argmax(axes[0]).reshape(-1))
+        picks = scores.argmax(axes[0])
+        if scores.dtype.kind == "f":  # argmax takes the first NaN for the largest: class 0, mostly, which is right by chance
+            picks = np.where(np.isnan(scores).any(axes[0]), -1, picks)
+        found.append(picks.reshape(-1))
     picked = np.concatenate(found) if found else np.zeros(0, np.int64)
     if picked.size != labels.size:
         raise UserError(f"the model gave {picked.size} answers for {labels.size} labels", where="label")

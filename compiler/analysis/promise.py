@@ -3,9 +3,10 @@
 Three kinds. *Error*: every output's energy of error stays below a share of its own energy. *Drop*: top-1 accuracy falls by so much at
 most. *Score*: a function of the user's falls by so much at most.
 
-Without labels a drop is taken to be half of the answers that change. Answers change where the original hardly prefers one to another:
-there it is right not much more often with the one than with the other, so that a change costs the difference of two shares that
-together are at most 1 (docs/without-labels.md has measured 0.2 to 0.4 where up to 1 % change).
+Without labels it is not known which of the answers that change were right. Answers change where the original hardly prefers one to
+another: there it is right not much more often with the one than with the other, so that a change costs the difference of two shares
+that together are at most 1. Where outputs are probabilities the original says itself what that difference is, and is believed between
+a fifth and a half; otherwise it is taken to be half (docs/decisions/0017 has measured 0.2 to 0.5).
 
 Few samples can't count a drop of half a percent: of 100 samples none may differ, and the rate can still be 3 %. But how far each
 answer is from being another one is known, for every sample, and how far compression moves answers, from those held back. So the
@@ -24,13 +25,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError
+from ..usercode import calling
 from .fidelity import decibels
 
 Array = npt.NDArray[Any]
 # the outputs and the data, both as arrays by name, a sample an item of the first axis; the larger the better
 Score = Callable[[Mapping[str, Array], Mapping[str, Array]], float]
 
-COST = 0.5  # of an answer that changes, in right ones
+COST = 0.5  # of an answer that changes, in right ones, at most
+_LEAST_COST = 0.2  # networks can be less sure than they are right
 _DRAWS = 200  # of the bootstrap
 _SURE = 0.9  # how sure a promise has to be on samples held back, one-sided
 _Z = 1.96
@@ -117,10 +120,14 @@ def _upper(statistic: Callable[[Array], float], count: int) -> float:
 
 def logits(scores: Array) -> Array:
     """Scores [samples, classes] on a scale where moves mean the same everywhere: logarithms where they are probabilities."""
+    probabilities = _probabilities(scores)
     scores = scores.astype(np.float64)
-    if scores.min(initial=0) >= 0 and scores.shape[1] > 1 and bool((np.abs(scores.sum(axis=1) - 1) < 2e-2).all()):
-        scores = np.log(np.maximum(scores, 1e-9))
-    return np.asarray(scores)
+    return np.asarray(np.log(np.maximum(scores, 1e-9)) if probabilities else scores)
+
+
+def _probabilities(scores: Array) -> bool:
+    scores = scores.astype(np.float64)
+    return scores.min(initial=0) >= 0 and scores.shape[1] > 1 and bool((np.abs(scores.sum(axis=1) - 1) < 2e-2).all())
 
 
 def drop_reading(
@@ -144,22 +151,17 @@ def drop_reading(
     own_all = all_of_them.argmax(1) if labels_everywhere is None else labels_everywhere
     moves = _margin(z, own, _rival(y, own)) - _margin(y, own, _rival(y, own))
     margins = _margin(all_of_them, own_all, _rival(all_of_them, own_all))
-    expected = _changed(margins, moves)
-    rng = np.random.default_rng(0)
-    drawn = [
-        _changed(margins[rng.integers(0, margins.size, margins.size)], moves[rng.integers(0, moves.size, moves.size)])
-        for _ in range(_DRAWS)
-    ]
+    costs = np.ones(margins.size) if labels_everywhere is not None else _costs(everywhere)
+    expected = _changed(margins, moves, costs)
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(_DRAWS):
+        pick = rng.integers(0, margins.size, margins.size)
+        drawn.append(_changed(margins[pick], moves[rng.integers(0, moves.size, moves.size)], costs[pick]))
     upper = max(expected, float(np.quantile(drawn, _SURE)))
     same, samples = (y.argmax(1) == z.argmax(1)), len(y)
     if labels is None:
         low, high = wilson(int(same.sum()), samples)
-        counted, expected, upper, least = (
-            COST * (1 - float(same.mean())),
-            COST * expected,
-            COST * upper,
-            COST * (1 - high),
-        )
+        counted, least = float((_costs(before) * ~same).mean()), _LEAST_COST * (1 - high)
         text = (
             f"{same.mean():.2%} of answers agree on {samples} samples ({low:.1%} to {high:.1%}), a drop of {expected * 100:.2f} points is "
             f"expected (up to {upper * 100:.2f}), {allowed * 100:.2f} allowed"
@@ -189,11 +191,19 @@ def _margin(scores: Array, own: Array, rival: Array) -> Array:
     return np.asarray(scores[at, own] - scores[at, rival])
 
 
-def _changed(margins: Array, moves: Array) -> float:
+def _costs(scores: Array) -> Array:
+    """What a changed answer costs, [samples] in right ones, as far as the scores [samples, classes] tell."""
+    if not _probabilities(scores):
+        return np.full(len(scores), COST)
+    best = np.sort(scores.astype(np.float64), axis=1)[:, -2:]
+    return np.asarray(np.clip(best[:, 1] - best[:, 0], _LEAST_COST, COST))
+
+
+def _changed(margins: Array, moves: Array, costs: Array) -> float:
     """Share of right answers lost, less that of wrong ones put right, over all pairs of a margin and a move."""
     moves = np.sort(moves)
     after = 1 - np.searchsorted(moves, -margins, side="right") / moves.size  # how often margin + move stays above 0
-    return float((margins > 0).mean() - after.mean())
+    return float((costs * ((margins > 0) - after)).mean())
 
 
 # -- a function of the user's ----------------------------------------------------------------------------------------------
@@ -205,7 +215,8 @@ def called(score: Score, outputs: Mapping[str, Array], data: Mapping[str, Array]
     Raises:
         UserError: that is no finite number.
     """
-    value = score(outputs, data)
+    with calling("--metric"):
+        value = score(outputs, data)
     try:
         number = float(value)
     except (TypeError, ValueError) as error:

@@ -17,10 +17,10 @@ from ..analysis.judge import top1
 from ..analysis.promise import called, wilson
 from ..data import LABEL, Feeds, Input, load_npz, split
 from ..errors import UserError
-from ..functions import load_function
 from ..report.result import finite
 from ..report.table import console
 from ..report.table import decibels as shown
+from ..usercode import load_function
 from .common import Backend, Bars, Format, Json, ModelPath, Threads, activations, print_json
 
 NAME = "evaluate"
@@ -72,7 +72,11 @@ def command(
                      f"({round(share * len(labels)):,} right), backend {backend}")  # fmt: skip
     if score is not None:
         given = {**arrays} if labels is None else {**arrays, LABEL: labels}
-        stacked = {n: np.stack([np.asarray(o[k]) for o in outputs]) for k, n in enumerate(names)}
+        try:
+            stacked = {n: np.stack([np.asarray(o[k]) for o in outputs]) for k, n in enumerate(names)}
+        except ValueError as error:
+            raise UserError("the model's outputs differ in shape from sample to sample, and a metric takes them as one array",
+                            where=str(model), hint="Compare with another model instead: --against.") from error  # fmt: skip
         found["metric"] = called(score, stacked, given)
         lines.append(f"{metric} {found['metric']:.6g} on {len(feeds):,} samples, backend {backend}")
     if other is not None:

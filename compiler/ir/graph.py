@@ -144,8 +144,10 @@ class Node:
 
     @property
     def label(self) -> str:
-        """What people call it: its name, or its first output where it has none."""
-        return self.name or next((o for o in self.outputs if o), self.op)
+        """What people call it: its name, or its first output where it has none; of names that a converter joined for all that it
+        fused ("a;b;c", as TFLite's does) the first."""
+        name = self.name or next((o for o in self.outputs if o), self.op)
+        return name.partition(";")[0] or name
 
     def __repr__(self) -> str:
         return f"<{self.op} {self.label}>"

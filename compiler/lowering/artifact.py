@@ -232,9 +232,10 @@ class _Lowering:
     def _convolution(self, graph: Graph, node: Node) -> Node | None:
         if not 1 <= len(self.weight.shape) - 2 <= 3:
             return None
-        attributes = dict(
-            node.attributes
-        )  # ONNX Runtime shows payloads to no shape inference: the kernel's shape is said
+        ones = [1] * (len(self.weight.shape) - 2)
+        defaults = {"strides": ones, "dilations": ones, "pads": [0] * 2 * len(ones), "group": 1, "auto_pad": "NOTSET"}
+        attributes = {k: v for k, v in node.attributes.items() if k not in defaults or node.get(k) != defaults[k]}
+        # ONNX Runtime shows payloads to no shape inference: the kernel's shape is said
         attributes["kernel_shape"] = onnx.helper.make_attribute("kernel_shape", list(self.weight.shape[2:]))
         return self._replace(graph, node, node.op, list(node.inputs), attributes)
 

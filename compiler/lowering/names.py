@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator
 
+from onnx import TensorProto
+
 from eie.runtime.operators import DOMAIN
 
 from ..ir.graph import Model
@@ -19,10 +21,14 @@ def shorten(model: Model, keep: Collection[str] = ()) -> int:
     if any(graph.extra.quantization_annotation for graph in model.graph.graphs()):
         return 0  # these go by tensors' names
     fresh = _short(model.graph.names())
+    payloads = _payloads(model)
     saved = 0
     for graph in list(model.graph.graphs()):
-        read = {i for node in graph.nodes if node.domain == DOMAIN for i in node.inputs}  # payloads: errors name them
-        for name in [n for n in graph.constants if n not in keep and n not in read and not graph.is_input(n) and not graph.is_output(n)]:
+        for name in [
+            n
+            for n in graph.constants
+            if n not in keep and n not in payloads and not graph.is_input(n) and not graph.is_output(n)
+        ]:
             if len(name) > 3:
                 new = next(fresh)
                 saved += (len(name) - len(new)) * (1 + len(graph.consumers(name)))
@@ -37,6 +43,13 @@ def shorten(model: Model, keep: Collection[str] = ()) -> int:
                     saved += (len(name) - len(new)) * (1 + len(graph.consumers(name)))
                     graph.rename(name, new)
     return saved
+
+
+def _payloads(model: Model) -> set[str]:
+    """Names of payloads: errors go by them. A layer's other constants are of other types."""
+    graphs = list(model.graph.graphs())
+    read = {i for graph in graphs for node in graph.nodes if node.domain == DOMAIN for i in node.inputs}
+    return {n for graph in graphs for n, c in graph.constants.items() if n in read and c.data_type == TensorProto.UINT8}
 
 
 def _short(taken: set[str]) -> Iterator[str]:

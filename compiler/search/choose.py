@@ -15,7 +15,6 @@ from ..analysis.calibration import Calibration
 from ..analysis.judge import Judge
 from ..analysis.layers import Layer
 from ..analysis.promise import Reading
-from ..functions import load_function
 from ..ir.graph import Model, copied
 from ..ir.writer import size_of
 from ..lowering.artifact import lower
@@ -24,6 +23,7 @@ from ..passes.base import Pass, PassResult
 from ..passes.canonicalize import Canonicalize
 from ..passes.encode import Encode
 from ..recipe import Budget, Recipe, Rule
+from ..usercode import load_function
 from .curves import Cache, Curve, Point, measure, rule_of
 from .planner import Planner
 from .search import Found, Search, Task

@@ -31,6 +31,7 @@ from ..analysis.layers import Layer
 from ..analysis.moments import Moments
 from ..analysis.undo import undone
 from ..data import hash_arrays
+from ..errors import UserError
 from ..files import write_beside
 from ..ir.graph import Model
 from ..passes.base import Pass, make_pass
@@ -156,7 +157,8 @@ def measure(
     """
     found: dict[str, Curve] = {}
     key = _key(model, layers, recipe, calibration, f"{timed} {trusted} {grid} {salt}") if cache is not None else ""
-    if cache is not None and (known := cache.get(key)) is not None:
+    known = cache.get(key) if cache is not None else None
+    if known is not None and [c.layer for c in known] == [layer.name for layer in layers]:
         return known
     for part, moments in calibration.whole(model, layers):
         tasks = [_task(layer, moments.get(layer.name), recipe, timed, trusted, grid) for layer in part]
@@ -376,19 +378,33 @@ class Cache:
     def get(self, key: str) -> list[Curve] | None:
         try:
             held = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
-            return [Curve(c["layer"], tuple(Point(**p) for p in c["points"]), c["rows"], c["reach"]) for c in held]
-        except (OSError, ValueError, KeyError, TypeError):
+            return [_kept_curve(c) for c in held]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, UserError):
             return None
 
     def put(self, key: str, curves: Sequence[Curve]) -> None:
-        from ..errors import UserError
-
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with write_beside(self.folder / f"{key}.json") as stream:
                 stream.write(json.dumps([asdict(c) for c in curves]).encode())
         except (OSError, UserError):
             return
+
+
+def _kept_curve(held: Any) -> Curve:
+    """A curve as it was kept; anything may be in a file.
+
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError, UserError: it is none.
+    """
+    points = tuple(Point(**p) for p in held["points"])
+    numbers = [held["rows"], held["reach"], *(n for p in points for n in (p.noise, p.bytes, p.us, p.kept, p.bits))]
+    if not all(type(n) in (int, float) and n >= 0 for n in numbers) or not points or not points[-1].plain:
+        raise ValueError("no curve")
+    for point in points:
+        for name, options in point.options.items():
+            make_pass(name, options)
+    return Curve(str(held["layer"]), points, held["rows"], held["reach"])
 
 
 def _key(model: Model, layers: Sequence[Layer], recipe: Recipe, calibration: Calibration, salt: str) -> str:

@@ -10,6 +10,8 @@ import hashlib
 import io
 import pickle
 import time
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,11 @@ import torch
 from ..errors import UserError
 from ..files import check_writable, write_beside
 
+_HINT = "Give another folder with --checkpoint, or remove this one to begin anew."
 _SHARE = 0.05  # of the time that writing may take
+# what zipfile and torch raise for files that are damaged or were written by somebody else; no code in them is executed
+_UNREADABLE = (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError,
+               MemoryError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 class Checkpoints:
@@ -50,15 +56,22 @@ class Checkpoints:
         path = self.path(phase)
         if not path.exists():
             return None
-        hint = "Give another folder with --checkpoint, or remove this one to begin anew."
         try:
+            with zipfile.ZipFile(path) as archive:
+                spoilt = archive.testzip()  # torch does not look at checksums
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             known = state["fingerprint"]
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-            raise UserError("is no checkpoint, or a damaged one", where=str(path), hint=hint) from error
+        except _UNREADABLE as error:
+            raise self.damaged(phase) from error
+        if spoilt is not None:
+            raise self.damaged(phase)
         if known != fingerprint:
-            raise UserError("is the checkpoint of another model, recipe or data", where=str(path), hint=hint)
+            raise UserError("is the checkpoint of another model, recipe or data", where=str(path), hint=_HINT)
         return state
+
+    def damaged(self, phase: int) -> UserError:
+        """The error for a file that does not hold what it should."""
+        return UserError("is no checkpoint, or a damaged one", where=str(self.path(phase)), hint=_HINT)
 
     def save(self, phase: int, state: Mapping[str, Any], *, must: bool) -> None:
         """Write a phase's state; one that is not the last may be left out where writing takes long."""

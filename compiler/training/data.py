@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from ..data import LABEL, Input, describe, hash_arrays, inputs_of, load_npz
 from ..errors import UserError, nearest
-from ..functions import load_function
 from ..ir.graph import Model
+from ..usercode import calling, load_function
 
 Array = npt.NDArray[Any]
 Batch = dict[str, Array]
@@ -61,6 +61,7 @@ class Items:
 
     dataset: Any
     rows: Array
+    where: str
     expand: frozenset[str] = frozenset()
     alike: frozenset[str] = frozenset()
 
@@ -68,8 +69,9 @@ class Items:
         return len(self.rows)
 
     def take(self, rows: Array) -> Batch:
-        items = [self.dataset[int(i)] for i in self.rows[rows]]
-        found = {name: np.stack([np.asarray(item[name]) for item in items]) for name in items[0]}
+        with calling(self.where):
+            items = [self.dataset[int(i)] for i in self.rows[rows]]
+            found = {name: np.stack([np.asarray(item[name]) for item in items]) for name in items[0]}
         found |= {name: found[name][:, None] for name in self.expand}
         return found | {name: np.asarray(items[0][name]) for name in self.alike}
 
@@ -139,7 +141,9 @@ def _given(source: Any, where: str) -> Any:
     if isinstance(source, Path) or (isinstance(source, str) and (source.endswith(".npz") or ":" not in source)):
         return load_npz(source)
     if isinstance(source, str):
-        return load_function(source, where)()
+        function = load_function(source, where)
+        with calling(where):
+            return function()
     return source
 
 
@@ -150,9 +154,11 @@ def _source(given: Any, inputs: Sequence[Input], where: str, extra: bool) -> tup
     if not hasattr(given, "__len__") or not hasattr(given, "__getitem__"):
         raise UserError(f"training data is a {type(given).__name__}", where=where,
                         hint="Give arrays by name, or an object with len and [index] whose items are dictionaries of arrays.")  # fmt: skip
-    if not len(given):
+    with calling(where):
+        count = len(given)
+        first = given[0] if count else None
+    if not count:
         raise UserError("the data holds no samples", where=where)
-    first = given[0]
     if not isinstance(first, Mapping):
         raise UserError(
             f"a sample is a {type(first).__name__}", where=where, hint="Each is a dictionary of arrays by name."
@@ -161,7 +167,7 @@ def _source(given: Any, inputs: Sequence[Input], where: str, extra: bool) -> tup
     stack = {name: np.asarray(value) if name in scalars else np.asarray(value)[None] for name, value in first.items()}
     found, stacked = _arrays(stack, inputs, where, extra)
     expand = frozenset(n for n, a in found.arrays.items() if a.ndim > stack[n].ndim)
-    return Items(given, np.arange(len(given)), expand, frozenset(found.alike)), stacked
+    return Items(given, np.arange(count), where, expand, frozenset(found.alike)), stacked
 
 
 def _arrays(arrays: Batch, inputs: Sequence[Input], where: str, extra: bool) -> tuple[Arrays, bool]:
@@ -176,6 +182,11 @@ def _arrays(arrays: Batch, inputs: Sequence[Input], where: str, extra: bool) -> 
     if strange and not extra:
         raise UserError(f"array {strange[0]!r} is no input of the model", where=where,
                         hint=nearest(strange[0], sorted({LABEL, *(i.name for i in inputs)})))  # fmt: skip
+    for name in (*strange, *([LABEL] if LABEL in arrays else [])):
+        dtype = arrays[name].dtype
+        if dtype.kind not in "biuf" or not dtype.isnative:
+            raise UserError(f"array {name!r} is {dtype}, and training takes plain numbers", where=where,
+                            hint="Convert it: class numbers with .astype(np.int64), others with .astype(np.float32).")  # fmt: skip
     kinds = {i.name: _kind(arrays[i.name], i, where) for i in inputs}
     stacked = any(k in ("stack", "one") for k in kinds.values())
     samples: dict[str, Array] = {}

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..analysis.fidelity import judged_tensors
 from ..data import LABEL
 from ..errors import UserError
-from ..functions import load_function
 from ..ir.graph import Model
+from ..usercode import calling, load_function
 from .settings import Settings
 
 Loss = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
@@ -70,7 +70,8 @@ class Objective:
         """A number for a batch; ``teacher`` as ``outputs``, where the objective teaches."""
         if self.kind == "user":
             assert self.user is not None
-            found = self.user(dict(zip(self.tensors, outputs, strict=True)), batch)
+            with calling(self.settings.loss):
+                found = self.user(dict(zip(self.tensors, outputs, strict=True)), batch)
             if not isinstance(found, Tensor) or found.ndim:
                 raise UserError("the loss function gave no single number", where=self.settings.loss)
             return found

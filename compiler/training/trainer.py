@@ -266,7 +266,10 @@ class _Phase:
         checkpoints, mark = self.training.checkpoints, ""
         if checkpoints is not None:
             mark = self._fingerprint()
-            self._resume(checkpoints.load(index, mark))
+            try:
+                self._resume(checkpoints.load(index, mark))
+            except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                raise checkpoints.damaged(index) from error
         if self.training.progress is not None:
             self.training.progress.stage(self.name, self.epochs)
         while len(self.found) < self.epochs and not self._tired():
@@ -337,7 +340,8 @@ class _Phase:
         mean = float(loss) / len(self.samples)
         if not math.isfinite(mean):
             raise UserError(f"the loss is not finite in epoch {number + 1}", where=self.name,
-                            hint="A lower learning rate (lr), or clip = 1.0 in [train], helps.")  # fmt: skip
+                            hint="A lower learning rate (lr), or clip = 1.0 in [train], helps; "
+                                 "or samples hold NaN or infinity.")  # fmt: skip
         held_loss, held_right = self.training.evaluate(self.network)
         return Epoch(
             self.name, number + 1, now, mean, None if right < 0 else float(right) / len(self.samples), held_loss, held_right,

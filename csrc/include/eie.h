@@ -143,8 +143,8 @@ typedef struct {
     const float *operand;
 } eie_follower;
 
-/* y[b, o] = sum_i w[o, i] x[b, i] + bias[o]. Weight [out, in]. bias may be NULL. */
-eie_status eie_gemm_create(const eie_weight *weight, eie_format format, eie_layer **layer);
+/* y[b, o] = sum_i w[o, i] x[b, i] + bias[o]. Weight [out, in]. bias may be NULL. Packing is shared by the threads of `parallel`. */
+eie_status eie_gemm_create(const eie_weight *weight, eie_format format, const eie_parallel *parallel, eie_layer **layer);
 eie_status eie_gemm_run(const eie_layer *layer, const float *x, uint64_t batch, const float *bias, float *y,
                         const eie_parallel *parallel);
 /* The same with `count` followers. EIE_E_ARGUMENT: a kind that is none, an operand that is missing. */
@@ -206,7 +206,7 @@ typedef struct {
 } eie_recurrent_io;
 
 eie_status eie_recurrent_create(const eie_weight *w, const eie_weight *r, const eie_recurrent_params *params,
-                                eie_format format, eie_layer **layer);
+                                eie_format format, const eie_parallel *parallel, eie_layer **layer);
 eie_status eie_recurrent_run(const eie_layer *layer, const eie_recurrent_io *io, const eie_parallel *parallel);
 
 /* Rows of a table: y[i, :] = weight[index[i], ...]. Negative indices count from the end, as in ONNX; one out of

@@ -17,7 +17,7 @@ static void gemm_free(eie_layer *layer) {
 
 static uint64_t gemm_later(const eie_layer *layer) { return eie_matrix_lists_bytes(&((const eie_gemm *)layer)->matrix); }
 
-eie_status eie_gemm_create(const eie_weight *weight, eie_format format, eie_layer **layer) {
+eie_status eie_gemm_create(const eie_weight *weight, eie_format format, const eie_parallel *parallel, eie_layer **layer) {
     size_t elements;
     *layer = NULL;
     if ((int)format < EIE_F32 || format > EIE_U8) return EIE_E_ARGUMENT;
@@ -30,7 +30,7 @@ eie_status eie_gemm_create(const eie_weight *weight, eie_format format, eie_laye
     g->base.free = gemm_free;
     g->base.later = gemm_later;
     status = eie_matrix_pack(weight->codes, weight->codebook, weight->codebook_size, (size_t)weight->dims[0], (size_t)weight->dims[1], format,
-                             &g->matrix);
+                             parallel, &g->matrix);
     if (status != EIE_OK) {
         free(g);
         return status;

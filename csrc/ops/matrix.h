@@ -56,9 +56,9 @@ typedef struct {
     int32_t exponent; /* i16 */
 } eie_vector;
 
-/* codes [out, in], C order, each below codebook_size. */
+/* codes [out, in], C order, each below codebook_size. The packed form is the same for any number of threads. */
 eie_status eie_matrix_pack(const uint8_t *codes, const float *codebook, uint32_t codebook_size, size_t out, size_t in,
-                           eie_format format, eie_matrix *matrix);
+                           eie_format format, const eie_parallel *parallel, eie_matrix *matrix);
 void eie_matrix_free(eie_matrix *matrix); /* what it holds */
 
 /* Bytes between the planes of a vector; 0: the kernel takes none. */

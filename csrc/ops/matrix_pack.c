@@ -1,5 +1,6 @@
 /* How the entries of a matrix become the steps of a panel. */
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +20,8 @@ typedef struct {
     const void *values; /* of each code: float, int8 or int16 */
     uint32_t codebook_size;
     size_t column, width;
+    size_t room; /* entries that a group has at most */
+    const eie_parallel *parallel;
 } eie_source;
 
 /* The entries of a group's rows, in the order of their columns. */
@@ -54,6 +57,16 @@ static uint64_t eight_bytes(const uint8_t *from, size_t n) {
     memcpy(&v, from, n);
 #endif
     return v;
+}
+
+static bool entries_make(const eie_source *s, eie_entries *to) {
+    *to = (eie_entries){malloc(s->room * sizeof(uint16_t)), malloc(s->room), {0}};
+    return to->column != NULL && to->code != NULL;
+}
+
+static void entries_free(eie_entries *e) {
+    free(e->column);
+    free(e->code);
 }
 
 static void collect(const eie_source *s, size_t group, eie_entries *to) {
@@ -230,18 +243,54 @@ static void sum_rows(const eie_source *s, const eie_entries *e, int32_t *sums, i
     }
 }
 
-static eie_status pack_panel(const eie_source *s, eie_entries *entries, eie_matrix_panel *to, uint64_t *held) {
+/* A panel being packed, by as many threads as there are: groups share no bytes, for their steps fill whole words. */
+typedef struct {
+    const eie_source *source;
+    const eie_writer *writer; /* NULL: the steps of each group are counted, first[g + 1] */
+    size_t *first;
+    int32_t *sums, *start;
+    size_t groups; /* of a task */
+    atomic_bool failed;
+} eie_packing;
+
+static void pack_groups(void *context, size_t task) {
+    eie_packing *p = context;
+    const eie_source *s = p->source;
+    const eie_matrix *m = s->matrix;
+    const size_t begin = task * p->groups, end = begin + p->groups < m->groups ? begin + p->groups : m->groups;
+    eie_entries entries;
+    if (!entries_make(s, &entries)) atomic_store(&p->failed, true);
+    else {
+        for (size_t g = begin; g < end; g++) {
+            collect(s, g, &entries);
+            const size_t steps = schedule(s, m->kernel, &entries, p->writer != NULL ? p->first[g] : 0, p->writer);
+            if (p->writer == NULL) p->first[g + 1] = steps;
+            else if (m->format == EIE_U8) sum_rows(s, &entries, p->sums + g * m->sums, p->start + g * m->sums);
+        }
+    }
+    entries_free(&entries);
+}
+
+enum { TASK_WEIGHTS = 1 << 19 }; /* of a task: a millisecond's work */
+
+static bool pack_all(eie_packing *p) {
+    const eie_matrix *m = p->source->matrix;
+    p->groups = TASK_WEIGHTS / (m->sums * (p->source->width + 1)) + 1;
+    eie_for(p->source->parallel, (m->groups + p->groups - 1) / p->groups, pack_groups, p);
+    return !atomic_load(&p->failed);
+}
+
+static eie_status pack_panel(const eie_source *s, eie_matrix_panel *to, uint64_t *held) {
     const eie_matrix *m = s->matrix;
     const eie_kernel *k = m->kernel;
-    size_t *first = malloc((m->groups + 1) * sizeof *first), bytes[PARTS], total = 0, steps = 0;
-    if (first == NULL) return EIE_E_MEMORY;
-    for (size_t g = 0; g < m->groups; g++) {
-        first[g] = steps;
-        collect(s, g, entries);
-        steps += schedule(s, k, entries, 0, NULL);
+    size_t *first = calloc(m->groups + 1, sizeof *first), bytes[PARTS], total = 0;
+    eie_packing p = {.source = s, .first = first};
+    if (first == NULL || !pack_all(&p)) {
+        free(first);
+        return EIE_E_MEMORY;
     }
-    first[m->groups] = steps;
-    sizes(k, m->format, m->groups, steps, bytes);
+    for (size_t g = 0; g < m->groups; g++) first[g + 1] += first[g];
+    sizes(k, m->format, m->groups, first[m->groups], bytes);
     for (int i = 0; i < PARTS; i++) total += bytes[i];
     uint8_t *part[PARTS], *begin = allocate(total, &to->memory);
     if (begin == NULL) {
@@ -252,11 +301,11 @@ static eie_status pack_panel(const eie_source *s, eie_entries *entries, eie_matr
     memcpy(part[0], first, (m->groups + 1) * sizeof *first);
     free(first);
     const eie_writer writer = {(uint16_t *)part[1], (uint16_t *)part[2], part[3], part[4], part[5], (uint64_t *)part[6]};
-    for (size_t g = 0; g < m->groups; g++) {
-        collect(s, g, entries);
-        schedule(s, k, entries, ((const size_t *)part[0])[g], &writer);
-        if (m->format == EIE_U8) sum_rows(s, entries, (int32_t *)part[8] + g * m->sums, (int32_t *)part[9] + g * m->sums);
-    }
+    p.writer = &writer;
+    p.first = (size_t *)part[0];
+    p.sums = (int32_t *)part[8];
+    p.start = (int32_t *)part[9];
+    if (!pack_all(&p)) return EIE_E_MEMORY; /* what there is of the panel is freed with the matrix */
     if (k->codes > 0) memcpy(part[7], s->values, s->codebook_size * item_bytes(m->format));
     to->row_sum = (int32_t *)part[8];
     to->column = s->column;
@@ -362,11 +411,12 @@ static eie_status pack(eie_matrix *m, eie_source *s) {
     size_t most;
     eie_status status = arrange(m, s->codes, &most);
     if (status != EIE_OK) return status;
-    const size_t room = (most < EIE_PANEL ? most : EIE_PANEL) * MOST_ROWS + 8;
-    eie_entries entries = {malloc(room * sizeof(uint16_t)), malloc(room), {0}};
-    if (entries.column == NULL || entries.code == NULL) status = EIE_E_MEMORY;
+    s->room = (most < EIE_PANEL ? most : EIE_PANEL) * MOST_ROWS + 8;
     s->width = m->in < EIE_PANEL ? m->in : EIE_PANEL;
+    eie_entries entries;
+    if (!entries_make(s, &entries)) status = EIE_E_MEMORY;
     const eie_kernel *best = status == EIE_OK ? choose(m, s, &entries) : m->kernel;
+    entries_free(&entries);
     if (best != m->kernel) {
         shape(m, best);
         free(m->order);
@@ -378,16 +428,14 @@ static eie_status pack(eie_matrix *m, eie_source *s) {
     for (size_t i = 0; i < m->panel_count && status == EIE_OK; i++) {
         s->column = i * EIE_PANEL;
         s->width = m->in - s->column < EIE_PANEL ? m->in - s->column : EIE_PANEL;
-        status = pack_panel(s, &entries, &m->panels[i], &m->bytes);
+        status = pack_panel(s, &m->panels[i], &m->bytes);
     }
     m->bytes += m->groups * m->sums * sizeof *m->order;
-    free(entries.column);
-    free(entries.code);
     return status;
 }
 
 eie_status eie_matrix_pack(const uint8_t *codes, const float *codebook, uint32_t codebook_size, size_t out, size_t in,
-                           eie_format format, eie_matrix *m) {
+                           eie_format format, const eie_parallel *parallel, eie_matrix *m) {
     static const eie_kernel_kind kinds[] = {EIE_GEMM_F32, EIE_GEMM_I16, EIE_GEMM_U8};
     int8_t bytes[256];
     int16_t words[256];
@@ -404,7 +452,7 @@ eie_status eie_matrix_pack(const uint8_t *codes, const float *codebook, uint32_t
     if (format == EIE_U8) eie_codebook_u8(codebook, codebook_size, bytes, &m->step);
     if (format == EIE_I16) eie_codebook_i16(codebook, codebook_size, words, &m->exponent);
     const void *values = format == EIE_F32 ? (const void *)codebook : format == EIE_I16 ? (const void *)words : (const void *)bytes;
-    eie_source source = {m, codes, values, codebook_size, 0, 0};
+    eie_source source = {m, codes, values, codebook_size, 0, 0, 0, parallel};
     m->later = eie_matrix_later_create();
     const eie_status status = m->later != NULL ? pack(m, &source) : EIE_E_MEMORY;
     if (status != EIE_OK) eie_matrix_free(m);

@@ -40,15 +40,15 @@ static uint64_t recurrent_later(const eie_layer *layer) {
     return eie_matrix_lists_bytes(&l->direction[0].w) + eie_matrix_lists_bytes(&l->direction[1].w);
 }
 
-static eie_status pack(eie_recurrent *l, const eie_weight *w, const eie_weight *r, eie_format format) {
+static eie_status pack(eie_recurrent *l, const eie_weight *w, const eie_weight *r, eie_format format, const eie_parallel *parallel) {
     const size_t rows = l->gates * l->hidden, first = l->params.cell == EIE_GRU ? 2 * l->hidden : rows;
     for (size_t d = 0; d < l->directions; d++) {
         eie_direction_weights *to = &l->direction[d];
         const uint8_t *codes = r->codes + d * rows * l->hidden;
-        eie_status status = eie_matrix_pack(w->codes + d * rows * l->input, w->codebook, w->codebook_size, rows, l->input, format, &to->w);
-        if (status == EIE_OK) status = eie_matrix_pack(codes, r->codebook, r->codebook_size, first, l->hidden, format, &to->r);
+        eie_status status = eie_matrix_pack(w->codes + d * rows * l->input, w->codebook, w->codebook_size, rows, l->input, format, parallel, &to->w);
+        if (status == EIE_OK) status = eie_matrix_pack(codes, r->codebook, r->codebook_size, first, l->hidden, format, parallel, &to->r);
         if (status == EIE_OK && first < rows) {
-            status = eie_matrix_pack(codes + first * l->hidden, r->codebook, r->codebook_size, l->hidden, l->hidden, format, &to->candidate);
+            status = eie_matrix_pack(codes + first * l->hidden, r->codebook, r->codebook_size, l->hidden, l->hidden, format, parallel, &to->candidate);
         }
         if (status != EIE_OK) return status;
         l->base.bytes += to->w.bytes + to->r.bytes + to->candidate.bytes;
@@ -56,7 +56,8 @@ static eie_status pack(eie_recurrent *l, const eie_weight *w, const eie_weight *
     return EIE_OK;
 }
 
-eie_status eie_recurrent_create(const eie_weight *w, const eie_weight *r, const eie_recurrent_params *params, eie_format format, eie_layer **layer) {
+eie_status eie_recurrent_create(const eie_weight *w, const eie_weight *r, const eie_recurrent_params *params, eie_format format,
+                                const eie_parallel *parallel, eie_layer **layer) {
     size_t elements;
     *layer = NULL;
     if ((int)format < EIE_F32 || format > EIE_U8 || params == NULL) return EIE_E_ARGUMENT;
@@ -86,7 +87,7 @@ eie_status eie_recurrent_create(const eie_weight *w, const eie_weight *r, const 
     l->cell_lstm = (eie_cell_lstm_kernel *)eie_kernel_find(EIE_CELL_LSTM, 0)->run;
     l->cell_gates = (eie_cell_gates_kernel *)eie_kernel_find(EIE_CELL_GATES, 0)->run;
     l->cell_blend = (eie_cell_blend_kernel *)eie_kernel_find(EIE_CELL_BLEND, 0)->run;
-    status = pack(l, w, r, format);
+    status = pack(l, w, r, format, parallel);
     if (status != EIE_OK) {
         recurrent_free(&l->base);
         return status;

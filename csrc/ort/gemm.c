@@ -8,7 +8,7 @@ static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights, const OrtK
         return eie_fail(kernel, ORT_INVALID_GRAPH, "its weight has %u dimensions instead of [out, in]", weights->rank);
     }
     if (eie_dense_gemm(kernel, info, weights)) return NULL;
-    eie_status status = eie_gemm_create(weights, kernel->format, &kernel->layer);
+    eie_status status = eie_gemm_create(weights, kernel->format, NULL, &kernel->layer);
     return status == EIE_OK ? NULL : eie_fail_status(kernel, "its weight can't be used", status);
 }
 

@@ -52,7 +52,7 @@ static OrtStatus *pack(eie_kernel *kernel, const eie_weight *weights, const OrtK
     }
     a->params.hidden = hidden;
     a->input = w->dims[2];
-    eie_status status = eie_recurrent_create(w, r, &a->params, kernel->format, &kernel->layer);
+    eie_status status = eie_recurrent_create(w, r, &a->params, kernel->format, NULL, &kernel->layer);
     return status == EIE_OK ? NULL : eie_fail_status(kernel, "its weights can't be used", status);
 }
 

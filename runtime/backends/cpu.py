@@ -270,7 +270,7 @@ class _Gemm(_Product):
 
     def _create(self, spec: LayerSpec, weights: Sequence[tuple[Any, ...]], made: Any) -> int:
         self.out = spec.weights[0].shape[0]
-        return int(lib.eie_gemm_create(weights[0][0], _FORMATS[spec.activations], made))
+        return int(lib.eie_gemm_create(weights[0][0], _FORMATS[spec.activations], self._pool, made))
 
     def bind(self, inputs: Sequence[Array | None],
              after: Callable[[tuple[int, ...]], tuple[Any, int]] = lambda shape: (ffi.NULL, 0),
@@ -333,7 +333,7 @@ class _Recurrent(_Layer):
         params.clip = a.get("clip", 0.0)
         self.directions, self.hidden, self.layout = r[0], r[2], params.layout
         self.wanted = [*spec.outputs, False, False, False][: 3 if spec.op == "LSTM" else 2]
-        return int(lib.eie_recurrent_create(weights[0][0], weights[1][0], params, _FORMATS[spec.activations], made))
+        return int(lib.eie_recurrent_create(weights[0][0], weights[1][0], params, _FORMATS[spec.activations], self._pool, made))
 
     def bind(self, inputs: Sequence[Array | None]) -> tuple[Callable[[], int], list[Array | None]]:
         given = self.inputs.recurrence(inputs)

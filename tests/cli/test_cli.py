@@ -65,7 +65,7 @@ def test_optimize_json_is_the_contract(lenet: tuple[Path, dict[str, Any]]) -> No
         assert 1 <= layer["bits"] <= 8
     assert all({"name", "op", "why"} <= item.keys() for item in found["left_alone"])
     assert found["verify"]["sqnr_db"] > 20
-    assert found["verify"]["top1_agreement"] > 0.8  # of 16 made-up samples, which are no digits
+    assert found["verify"]["top1_agreement"] >= 0.8  # of 16 samples of noise: docs/decisions/0004 says why not more
 
 
 def test_the_artifact_is_valid_onnx(lenet: tuple[Path, dict[str, Any]]) -> None:

@@ -142,6 +142,7 @@ def test_hostile_samples(folder: Path, tmp_path: Path) -> None:
         ("nan", {"x": spoilt}, "not finite on 1 of 40"),
         ("name", {"z": x}, "no array for input 'x'"),
         ("empty", {"x": x[:0]}, "no samples"),
+        ("hollow", {"x": x[:, None][:, :0]}, "empty on all samples"),  # runs of no sample each
         ("labels", {"x": x, "label": labels + 90}, "the labels go from"),
     ):
         np.savez(tmp_path / f"{name}.npz", **arrays)
@@ -233,8 +234,9 @@ def test_sensitivity(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(kept) == 1
     assert call(*arguments).stdout == first.stdout
     assert "reach" in call(*arguments[:-1]).stdout
-    kept[0].write_text("damaged")
-    assert call(*arguments).stdout == first.stdout
+    for spoilt in ("damaged", json.dumps(json.loads(kept[0].read_text())[::-1])):  # the layers in another order
+        kept[0].write_text(spoilt)
+        assert call(*arguments).stdout == first.stdout
     assert_refused(*arguments, "--plot", tmp_path / "p.bmp", says="bmp")
     assert_refused(*arguments, "--bits", "0", says="--bits")
 

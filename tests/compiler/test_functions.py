@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eie.compiler.errors import UserError
-from eie.compiler.functions import load_function
+from eie.compiler.usercode import load_function
 
 
 @pytest.fixture
@@ -63,14 +63,13 @@ def test_a_file_takes_no_place_of_another_module(folder: Path) -> None:
         ("not_there.py:f", "no such file"),
         ("mine:other", "has no function 'other'"),
         ("mine:number", "has no function 'number'"),
-        ("mine_syntax:f", "can't import 'mine_syntax': SyntaxError"),
-        ("mine_fails.py:f", "can't import 'mine_fails.py': ZeroDivisionError"),
+        ("mine_syntax:f", "raised SyntaxError"),
+        ("mine_fails.py:f", "raised ZeroDivisionError"),
     ],
 )
 def test_what_names_no_function_is_said(folder: Path, text: str, says: str) -> None:
     (folder / "mine_syntax.py").write_text("def f(:\n")
     (folder / "mine_fails.py").write_text("1 / 0\n")
-    with pytest.raises(UserError, match=says) as caught:
+    with pytest.raises(UserError, match=says):
         load_function(text, "--metric")
-    assert "--metric" in str(caught.value)
     assert "mine_fails" not in sys.modules

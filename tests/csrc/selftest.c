@@ -171,7 +171,7 @@ typedef struct {
 } gemm_case;
 
 static eie_status make_gemm(const void *what, eie_format format, eie_layer **layer) {
-    return eie_gemm_create(&((const gemm_case *)what)->weight->weight, format, layer);
+    return eie_gemm_create(&((const gemm_case *)what)->weight->weight, format, NULL, layer);
 }
 
 static eie_status run_gemm(const eie_layer *layer, const void *what, float *y, const eie_parallel *parallel) {
@@ -215,6 +215,29 @@ static void test_gemm(const eie_parallel *pool) {
     }
 }
 
+/* A matrix large enough to be packed in parts is the same whoever packs it. */
+static void test_packing(const eie_parallel *pool) {
+    static const uint32_t codebooks[] = {2, 3, 16, 17, 32, 200};
+    const uint64_t dims[2] = {1500, 2500};
+    for (int i = 0; i < 6; i++) {
+        sample w;
+        make_weight(&w, 2, dims, codebooks[i], 2 + draw(20));
+        float *x = numbers((size_t)dims[1]), *alone = numbers((size_t)dims[0]), *shared = numbers((size_t)dims[0]);
+        for (eie_format format = EIE_F32; format <= EIE_U8; format++) {
+            eie_layer *one, *many;
+            require(eie_gemm_create(&w.weight, format, NULL, &one) == EIE_OK, "a matrix can't be packed", "packing");
+            require(eie_gemm_create(&w.weight, format, pool, &many) == EIE_OK, "threads can't pack a matrix", "packing");
+            require(eie_layer_bytes(one) == eie_layer_bytes(many), "threads pack a matrix to another size", eie_layer_kernel(one));
+            require(eie_gemm_run(one, x, 1, NULL, alone, NULL) == EIE_OK && eie_gemm_run(many, x, 1, NULL, shared, NULL) == EIE_OK, "a matrix can't run", "packing");
+            require_same_bits(shared, alone, (size_t)dims[0], "threads pack another matrix", eie_layer_kernel(one));
+            eie_layer_free(one);
+            eie_layer_free(many);
+        }
+        free(x), free(alone), free(shared);
+        free(w.codes);
+    }
+}
+
 /* ---- batches ------------------------------------------------------------------------------------------------------------ */
 
 /* In u8 and i16 a vector's outputs are the same bits in a batch of any size, on every instruction set, with weights and activations that
@@ -233,7 +256,7 @@ static void test_batches(const eie_parallel *pool) {
             require(eie_isa_select(eie_isa_available(a)) == EIE_OK, "an available instruction set can't be chosen", "batches");
             for (eie_format format = EIE_I16; format <= EIE_U8; format++) {
                 eie_layer *layer;
-                require(eie_gemm_create(&w.weight, format, &layer) == EIE_OK, "a layer can't be made", "batches");
+                require(eie_gemm_create(&w.weight, format, NULL, &layer) == EIE_OK, "a layer can't be made", "batches");
                 const uint64_t before = eie_layer_bytes(layer);
                 require(eie_gemm_run(layer, x, batch, bias, y, draw(2) ? pool : NULL) == EIE_OK, "a batch can't run", "batches");
                 require(batch < 16 || eie_layer_bytes(layer) > before, "what a batch makes is not counted", "batches");
@@ -493,7 +516,7 @@ typedef struct {
 
 static eie_status make_cell(const void *what, eie_format format, eie_layer **layer) {
     const cell_case *c = what;
-    return eie_recurrent_create(&c->w->weight, &c->r->weight, &c->params, format, layer);
+    return eie_recurrent_create(&c->w->weight, &c->r->weight, &c->params, format, NULL, layer);
 }
 
 static eie_status run_cell(const eie_layer *layer, const void *what, float *y, const eie_parallel *parallel) {
@@ -711,19 +734,19 @@ static void test_arguments(void) {
     const uint64_t matrix[] = {8, 8}, endless[] = {1ull << 40, 1ull << 40}, kernel[] = {2, 2, 4, 4};
     eie_layer *layer;
     eie_weight w = {codes, codebook, 4, 2, matrix};
-    require(eie_gemm_create(NULL, EIE_F32, &layer) == EIE_E_ARGUMENT, "no weight is taken", "arguments");
-    require(eie_gemm_create(&w, (eie_format)9, &layer) == EIE_E_ARGUMENT, "a format that is none is taken", "arguments");
+    require(eie_gemm_create(NULL, EIE_F32, NULL, &layer) == EIE_E_ARGUMENT, "no weight is taken", "arguments");
+    require(eie_gemm_create(&w, (eie_format)9, NULL, &layer) == EIE_E_ARGUMENT, "a format that is none is taken", "arguments");
     w.dims = endless;
-    require(eie_gemm_create(&w, EIE_F32, &layer) == EIE_E_SHAPE, "an endless matrix is taken", "arguments");
+    require(eie_gemm_create(&w, EIE_F32, NULL, &layer) == EIE_E_SHAPE, "an endless matrix is taken", "arguments");
     w.dims = matrix;
     w.codebook_size = 0;
-    require(eie_gemm_create(&w, EIE_F32, &layer) == EIE_E_ARGUMENT, "an empty codebook is taken", "arguments");
+    require(eie_gemm_create(&w, EIE_F32, NULL, &layer) == EIE_E_ARGUMENT, "an empty codebook is taken", "arguments");
     w.codebook_size = 3;
     codes[5] = 3;
-    require(eie_gemm_create(&w, EIE_F32, &layer) == EIE_E_CORRUPT, "a code past the codebook is taken", "arguments");
+    require(eie_gemm_create(&w, EIE_F32, NULL, &layer) == EIE_E_CORRUPT, "a code past the codebook is taken", "arguments");
     codes[5] = 0;
     codebook[0] = 1;
-    require(eie_gemm_create(&w, EIE_F32, &layer) == EIE_E_ARGUMENT, "a codebook without zero is taken", "arguments");
+    require(eie_gemm_create(&w, EIE_F32, NULL, &layer) == EIE_E_ARGUMENT, "a codebook without zero is taken", "arguments");
     codebook[0] = 0;
     w = (eie_weight){codes, codebook, 4, 4, kernel};
     const int64_t odd[] = {0, -1, INT64_MIN, INT64_MAX, 1ll << 40};
@@ -755,7 +778,7 @@ static void test_arguments(void) {
     w = (eie_weight){codes, codebook, 4, 2, matrix};
     float y[8], x[8] = {0};
     const eie_follower wrong[] = {{-1, 0, 0, x}, {5, 0, 0, x}, {EIE_FOLLOW_ADD, 0, 0, NULL}, {EIE_FOLLOW_ADD_CHANNEL, 0, 0, NULL}};
-    require(eie_gemm_create(&w, EIE_F32, &layer) == EIE_OK, "a matrix can't be made", "arguments");
+    require(eie_gemm_create(&w, EIE_F32, NULL, &layer) == EIE_OK, "a matrix can't be made", "arguments");
     for (int k = 0; k < 4; k++) require(eie_gemm_run_followed(layer, x, 1, NULL, &wrong[k], 1, y, NULL) == EIE_E_ARGUMENT, "a wrong follower", "arguments");
     require(eie_gemm_run_followed(layer, x, 1, NULL, NULL, 1, y, NULL) == EIE_E_ARGUMENT, "no followers are taken", "arguments");
     eie_layer_free(layer);
@@ -774,6 +797,7 @@ int main(void) {
     test_cells();
     test_follow_kernels();
     test_gemm(pool);
+    test_packing(pool);
     test_batches(pool);
     test_batch_kernels();
     test_transpose();

@@ -50,7 +50,7 @@ static float *floats(size_t count, float value) {
 
 static void run_matrix(const eie_weight *weight, eie_format format) {
     eie_layer *layer;
-    if (eie_gemm_create(weight, format, &layer) != EIE_OK) return;
+    if (eie_gemm_create(weight, format, NULL, &layer) != EIE_OK) return;
     float *x = floats((size_t)weight->dims[1] * 2, 0.25f), *y = floats((size_t)weight->dims[0] * 2, 0);
     require(eie_gemm_run(layer, x, 2, NULL, y, NULL) == EIE_OK, "a product fails");
     free(x);
@@ -89,7 +89,7 @@ static void run_cell(const eie_weight *weight, eie_format format) {
     eie_recurrent_params params = {.cell = gates == 4 * hidden ? EIE_LSTM : EIE_GRU, .hidden = hidden};
     params.direction = weight->dims[0] == 2 ? EIE_BIDIRECTIONAL : EIE_FORWARD;
     eie_layer *layer;
-    if (eie_recurrent_create(weight, weight, &params, format, &layer) != EIE_OK) return;
+    if (eie_recurrent_create(weight, weight, &params, format, NULL, &layer) != EIE_OK) return;
     float *x = floats((size_t)hidden * 3, 0.1f), *y = floats((size_t)(3 * weight->dims[0] * hidden), 0);
     eie_recurrent_io io = {.x = x, .time = 3, .batch = 1, .y = y};
     require(eie_recurrent_run(layer, &io, NULL) == EIE_OK, "a sequence fails");

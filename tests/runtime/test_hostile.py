@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from artifacts import AllDense, compress, execute, f32, model, ort
+from artifacts import AllDense, OneByOne, assert_same, compress, execute, f32, model, ort
 from eie.compiler import optimize
 from eie.runtime import Session
 from eie.runtime.backends.ort import create_session
@@ -195,3 +195,35 @@ def test_attributes_that_are_given_twice_or_mean_nothing(backend: str) -> None:
         Session(artifact.SerializeToString(), backend)
     with pytest.raises(FormatError, match="hidden_size is -1"):
         create_session(artifact.SerializeToString())
+
+
+LOOP = """g (float[N,4] x, int64 n, bool c) => (float[N,4] y, float[N,4] x, float[3,4] k, float[P,4] h) {
+    y = Loop (n, c, x) <body = b (int64 i, bool ci, float[N,4] s) => (bool co, float[N,4] so) { co = Identity(ci) so = MatMul(s, w) }>
+    h = If (c) <
+        then_branch = t () => (float[N,4] p) { p = MatMul(x, w) },
+        else_branch = e () => (float[3,4] q) { q = Constant<value = float[3,4] {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}> () }> }"""
+
+
+@pytest.mark.parametrize("c", [False, True])
+@pytest.mark.parametrize("trips", [0, 2])
+@pytest.mark.parametrize("backend", ["one by one", "reference", "cpu", "ort"])
+def test_who_writes_to_outputs_changes_nothing_else(backend: str, trips: int, c: bool) -> None:
+    dense, artifact = compress(model(LOOP, w=f32(4, 4), k=f32(3, 4, seed=1)))
+    session = Session(artifact.SerializeToString(), OneByOne() if backend == "one by one" else backend)
+    feeds = {"x": f32(3, 4), "n": np.array(trips), "c": np.array(c)}
+    expected = ort(dense).run(None, feeds)
+    for _ in range(2):
+        given = session.run(None, feeds)
+        assert_same(given, expected)
+        for output in given:
+            output[...] = 99
+    np.testing.assert_array_equal(feeds["x"], f32(3, 4))
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu", "ort"])
+def test_the_other_order_of_bytes_is_refused(backend: str) -> None:
+    dense, artifact = compress(model("g (float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", w=f32(4, 4)))
+    for held in (dense, artifact):
+        session = Session(held.SerializeToString(), backend)
+        with pytest.raises(InputError, match=r"expected tensor\(float\), got an array of >f4"):
+            session.run(None, {"x": f32(3, 4).astype(">f4")})

@@ -254,6 +254,7 @@ def test_the_preset_keeps_its_ratio_without_data_too(mlp: onnx.ModelProto) -> No
     [
         lambda: Recipe.load("post-training").with_ratio(40),
         lambda: Recipe.load("deep-compression").with_ratio(0.5),
+        lambda: Recipe.load("deep-compression").with_ratio(0),
         lambda: Prune(ratio=10, pattern="balanced"),
     ],
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -390,6 +392,76 @@ def test_a_trained_model_that_no_protocol_buffer_holds_is_written_with_external_
     with pytest.raises(UserError, match="nothing was trained"):
         optimize(trained, None, passes).save_trained(tmp_path / "u.onnx")
     assert not (tmp_path / "u.onnx").exists()
+
+
+class Runs:
+    """What a stranger would put into a checkpoint: reading it with pickle makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.folder),)
+
+
+def _spoil(path: Path, how: str) -> None:
+    held = torch.load(path, weights_only=True)
+    if how == "a bit of a weight":
+        content = path.read_bytes()
+        weight = held["network"][next(k for k, v in held["network"].items() if v.numel() > 100)]
+        at = content.index(weight.numpy().tobytes())
+        path.write_bytes(content[: at + 40] + bytes([content[at + 40] ^ 64]) + content[at + 41 :])
+    elif how == "its structure":
+        with zipfile.ZipFile(path) as archive:
+            parts = {n: archive.read(n) for n in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, part in parts.items():  # pickle's STOP comes before anything was made
+                archive.writestr(name, b"." + part if name.endswith("data.pkl") else part)
+    else:
+        torch.save({"a bare tensor": torch.ones(3), "no network": {"fingerprint": held["fingerprint"]},
+                    "code": held | {"network": Runs(path.parent / "ran")}}[how], path)  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["a bit of a weight", "its structure", "a bare tensor", "no network", "code"])
+def test_a_spoilt_checkpoint_is_refused(trained: onnx.ModelProto, blobs: Arrays, tmp_path: Path, how: str) -> None:
+    first = recipe("prune{density=0.2,epochs=1};cluster;encode")
+    optimize(trained, None, first, train=blobs, checkpoint=tmp_path)
+    _spoil(tmp_path / "phase-00.pt", how)
+    with pytest.raises(UserError, match="damaged"):
+        optimize(trained, None, first, train=blobs, checkpoint=tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+class Dataset:
+    def __init__(self, odd: Any) -> None:
+        self.odd = odd
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, i: int) -> Any:
+        if i == 7 and isinstance(self.odd, Exception):
+            raise self.odd
+        return self.odd if i == 7 else {"x": np.zeros(16, np.float32), "label": 0}
+
+
+@pytest.mark.parametrize(
+    ("odd", "says"),
+    [
+        (ValueError("no such picture"), r"raised ValueError: no such picture \(test_training.py"),
+        ({"x": np.zeros(15, np.float32), "label": 0}, "same shape"),
+        ({"x": np.zeros(16, np.float32)}, "raised KeyError: 'label'"),
+    ],
+)
+def test_a_dataset_that_fails(mlp: onnx.ModelProto, odd: Any, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        optimize(mlp, None, recipe("retrain{epochs=1};cluster;encode"), train=Dataset(odd))
+
+
+@pytest.mark.parametrize("dtype", ["U1", "datetime64[s]", "complex64", ">i8"])
+def test_labels_that_are_no_plain_numbers(mlp: onnx.ModelProto, blobs: Arrays, dtype: str) -> None:
+    with pytest.raises(UserError, match="takes plain numbers"):
+        load({"x": blobs["x"], "label": blobs["label"].astype(dtype)}, read(mlp), validation=0.1, seed=0)
 
 
 def test_the_same_seed_gives_the_same_weights(mlp: onnx.ModelProto, blobs: Arrays) -> None:
