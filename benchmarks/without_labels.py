@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from samples import MODELS, SOURCES, Arrays, samples
 
 from eie.compiler import Recipe, optimize
@@ -40,10 +41,7 @@ def judged(name: str, artifact: Path, arrays: Arrays) -> dict[str, Any]:
     arrays = dict(arrays)
     labels = arrays.pop("label", None)
     before, after = Session(MODELS / f"{name}.onnx", "ort"), Session(artifact)
-    import onnx
-
-    feeds, _ = split(arrays, describe(onnx.load(MODELS / f"{name}.onnx", load_external_data=False).graph.input)
-                     if name != "ultraface-slim-320" else describe([_first_input(name)]))  # fmt: skip
+    feeds, _ = split(arrays, describe(_fed(name)))
     outputs = [o.name for o in before.get_outputs()]
     pairs = [(before.run(outputs, f), after.run(outputs, f)) for f in feeds]
     found: dict[str, Any] = {"samples": len(feeds), "sqnr_db": {}}
@@ -58,10 +56,11 @@ def judged(name: str, artifact: Path, arrays: Arrays) -> dict[str, Any]:
     return found
 
 
-def _first_input(name: str) -> Any:
-    import onnx
-
-    return onnx.load(MODELS / f"{name}.onnx").graph.input[0]  # the others are initializers
+def _fed(name: str) -> list[Any]:
+    """Inputs that are no initializers."""
+    graph = onnx.load(MODELS / f"{name}.onnx").graph
+    held = {t.name for t in graph.initializer}
+    return [i for i in graph.input if i.name not in held]
 
 
 def measured(name: str, draw: int, baseline: bool, folder: Path) -> dict[str, Any]:
