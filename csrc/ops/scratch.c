@@ -9,10 +9,15 @@
 enum { SLOTS = 32, HEADER = 64 }; /* threads that run at once find one each; of a buffer: its size */
 #define MOST ((size_t)8 << 20)    /* larger ones are not worth holding: faults are few beside what is computed */
 
-#if !defined(__SANITIZE_ADDRESS__) /* there, every buffer has just the size that was asked for */
 #define KEEP 1
-#else
+#if defined(__SANITIZE_ADDRESS__) /* gcc: every buffer has just the size that was asked for, so that what is beyond it is found */
+#undef KEEP
 #define KEEP 0
+#elif defined(__has_feature) /* clang */
+#if __has_feature(address_sanitizer)
+#undef KEEP
+#define KEEP 0
+#endif
 #endif
 
 static _Atomic(void *) slots[SLOTS];
