@@ -45,11 +45,12 @@ from ..spread import spread
 Array = npt.NDArray[Any]
 Options = Mapping[str, Mapping[str, Any]]
 
-VERSION = 3  # of what is kept: another number where the same question has another answer
+VERSION = 4  # of what is kept: another number where the same question has another answer
 STEPS = (0.03, 0.06, 0.1, 0.17, 0.28, 0.45, 0.7, 1.1, 1.7, 2.6, 4.0)
 DENSITIES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.17, 0.12, 0.08, 0.05, 0.03)
 FEW_DENSITIES = (1.0, 0.5, 0.3, 0.18, 0.1, 0.05)
 BITS = (3, 4, 5, 6, 8)
+_FITTED_BITS = (6, 7, 8)
 _REFERENCE = 1e-2  # of error, at which a layer's reach is measured
 _WEIGHTS = 1 << 18  # a larger layer is tried on as many of its weights
 _LOWERED = {
@@ -306,7 +307,7 @@ def open_options(recipe: Recipe, layer: Layer, timed: bool, trusted: bool = True
                 {"reconstruct": {"step": s, **({"density": d} if d < 1 else {})}} for d in densities for s in STEPS
             ]
         if not fixed:  # fitted values: exact where weights are shared already, and finer than any grid where a few are far from all others
-            found.append({"reconstruct": {"step": 0.0, "bits": 8}})
+            found += [{"reconstruct": {"step": 0.0, "bits": b}} for b in _FITTED_BITS]
         return found
     shares: Sequence[float | None] = (None,)
     bits: Sequence[int | None] = (None,)
