@@ -360,7 +360,8 @@ class _Run:
             outcome = transform(step, model, layers, self.recipe, self.calibration, self.progress.step)
         self._note(outcome.ledger)
         if isinstance(step, Reconstruct):
-            self._errors.update({e.layer: e.error for e in outcome.ledger})
+            if self.calibration.feeds:  # else it looked at no inputs, and errors are those of inputs that are made up
+                self._errors.update({e.layer: e.error for e in outcome.ledger})
             self.notes.update({e.layer: e.action for e in outcome.ledger})
         self._finish(step.name, began, model, judge if outcome.changed else None)
 

@@ -43,7 +43,8 @@ Output = Annotated[
 Data = Annotated[
     Path | None,
     typer.Option(
-        help="Samples to verify on: an .npz with arrays named after the inputs, and label.", show_default=False
+        help="Samples to choose by and to verify on: an .npz with arrays named after the inputs; with label, accuracy.",
+        show_default=False,
     ),
 ]
 Train = Annotated[

@@ -63,6 +63,7 @@ def test_optimize_json_is_the_contract(lenet: tuple[Path, dict[str, Any]]) -> No
         assert sum(layer["bytes"].values()) == layer["bytes_after"]
         assert 0 < layer["kept"] <= 1
         assert 1 <= layer["bits"] <= 8
+        assert 0 < layer["error"] < 0.035  # the default's 30 dB, and what lies between the points that were tried
     assert all({"name", "op", "why"} <= item.keys() for item in found["left_alone"])
     assert found["verify"]["sqnr_db"] > 20
     assert found["verify"]["top1_agreement"] >= 0.8  # of 16 samples of noise: docs/decisions/0004 says why not more
