@@ -70,6 +70,12 @@ class Planner:
                 high = middle
         return self._named(pick(math.exp(high)))
 
+    def coarser(self, name: str, point: Point, times: float) -> Point:
+        """The cheapest point of a layer with at most so many times the error."""
+        at = self.names.index(name)
+        fits = np.flatnonzero(self.noise[at] <= times * point.noise)
+        return self.points[at][int(fits[np.argmin(self.cost[at][fits])])] if fits.size else point
+
     def shares(self, points: Mapping[str, Point]) -> dict[str, float]:
         """Of the error expected at the outputs, each layer's."""
         each = {n: r * points[n].noise for n, r in zip(self.names, self.reach, strict=True)}

@@ -230,6 +230,21 @@ def test_what_fits_and_is_not_right_is_said_to_be_so() -> None:
     )
 
 
+def test_a_layer_whose_error_goes_nowhere_is_made_coarser_in_the_end() -> None:
+    points = tuple(Point({"cluster": {"bits": b}}, 4.0**-b, 100.0 * b, 10.0 * b, 1.0, b) for b in range(1, 9))
+    planner = Planner([Curve("a", points, 1), Curve("b", points, 1)], latency=False, layer_noise=math.inf)
+    made = Made(lambda bits: 0)
+
+    def read_(part: str) -> Reading:  # of the first layer no error arrives; of the second six bits are wanted
+        ratio = 4.0 ** (6 - made.bits[1]) if made.bits[1] < 6 else 0.5
+        return Reading(ratio, ratio, "", ratio)
+
+    graph = read(model("g (float[N,8] x) => (float[N,8] y) { y = Relu(x) }"))
+    found = Search(graph, planner, Task(read_), made.apply, made.apply, lambda: (0, 0), str).run()
+    assert found.kept
+    assert found.points["b"].bits == 6 and found.points["a"].bits < 6
+
+
 KEPT = [{"layer": "a", "rows": 3, "reach": 1.0, "points": [
     {"options": {"cluster": {"bits": 4}}, "noise": 0.1, "bytes": 9.0, "us": 1.0, "kept": 1.0, "bits": 4},
     {"options": {}, "noise": 0.0, "bytes": 99.0, "us": 1.0, "kept": 1.0, "bits": 32}]}]  # fmt: skip
