@@ -1,6 +1,6 @@
 """What ``optimize`` does to real models with no data and no options: the table in README.md.
 
-    python benchmarks/defaults.py --data FOLDER --work FOLDER [--clock cpu] > benchmarks/results/models-MACHINE.json
+    python benchmarks/defaults.py --data FOLDER --work FOLDER [--clock cpu] [MODEL ...] > benchmarks/results/models-MACHINE.json
 
 FOLDER of the data holds ``models`` and, for the SqueezeNet that Deep Compression's authors published, ``squeezenet-deep-compression``
 (models/README.md). Artifacts go to the other folder. Every system of a model is timed in turn in one process.
@@ -47,6 +47,7 @@ def line(model: Path, rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="*", metavar="MODEL", help="files' names without their ending; all when left out")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=50)
@@ -55,6 +56,8 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = []
     for model in models(given.data, given.work):
+        if given.model and model.stem not in given.model:
+            continue
         artifact = given.work / f"{model.stem}.eie.onnx"
         result = optimize(model)
         result.measure()
