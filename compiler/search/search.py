@@ -25,6 +25,7 @@ _CLOSE = 1.06  # a budget this near to one that fails is good enough
 _AIM = 0.97  # of what is allowed: the next try aims below it
 _SLACK = 0.6  # of what is allowed: where no more is used, layers are tried one by one
 _COARSER = 8.0  # times a layer's error, there
+_ROUNDS = 3  # ... over all layers
 _LEAST = 1e-9  # of error, as a share of the outputs' energy: below that nothing is compressed
 
 
@@ -150,16 +151,20 @@ class Search:
     def _relaxed(self, points: dict[str, Point], reading: Reading | None) -> tuple[dict[str, Point], Reading | None]:
         """Where much is left of what is allowed, errors add up otherwise than the curves say: layers go coarser one by one, those
         first that save most by it, as long as the promise holds."""
-        if reading is None or reading.ratio > _SLACK:
-            return points, reading
-        coarser = {name: self.planner.coarser(name, point, _COARSER) for name, point in points.items()}
-        saved = {name: points[name].bytes - point.bytes for name, point in coarser.items()}
-        for name in sorted((n for n in saved if saved[n] > 0), key=lambda n: -saved[n])[:_TRIES]:
-            self.progress(f"coarser: {name}")
-            tried = {**points, name: coarser[name]}
-            found, _ = self._made(tried, "choose")
-            if found is not None and found.ratio <= 1:
-                points, reading = tried, found
+        for _ in range(_ROUNDS):
+            if reading is None or reading.ratio > _SLACK:
+                break
+            coarser = {name: self.planner.coarser(name, point, _COARSER) for name, point in points.items()}
+            saved = {name: points[name].bytes - point.bytes for name, point in coarser.items()}
+            before = points
+            for name in sorted((n for n in saved if saved[n] > 0), key=lambda n: -saved[n])[:_TRIES]:
+                self.progress(f"coarser: {name}")
+                tried = {**points, name: coarser[name]}
+                found, _ = self._made(tried, "choose")
+                if found is not None and found.ratio <= 1:
+                    points, reading = tried, found
+            if points is before:
+                break
         return points, reading
 
     def _next(self, budget: float, ratio: float, good: float, bad: float) -> float:
