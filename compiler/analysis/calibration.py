@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,15 +65,23 @@ class Calibration:
             if not self.feeds:
                 yield part, {}
             elif number == 0 or not originals:
-                yield part, capture(model, part, self.feeds, self.seed)
+                yield part, self._seen(model, part)
             else:
                 before = dict(originals)
-                yield part, capture(model, part, self.feeds, self.seed, original=lambda b=before: restored(b))  # type: ignore[misc]
+                yield part, self._seen(model, part, lambda b=before: restored(b))  # type: ignore[misc]
 
     def whole(self, model: Model, layers: Sequence[Layer]) -> Iterator[tuple[list[Layer], dict[str, Moments]]]:
         """Layers in the model as it is, as many at a time as there is memory for, and the moments of their inputs."""
         for part in that_fit(layers):
-            yield part, capture(model, part, self.feeds, self.seed) if self.feeds else {}
+            yield part, self._seen(model, part) if self.feeds else {}
+
+    def _seen(
+        self, model: Model, part: Sequence[Layer], original: Callable[[], AbstractContextManager[None]] | None = None
+    ) -> dict[str, Moments]:
+        """Moments of inputs, with the inputs of a run of one sample."""
+        found = capture(model, part, self.feeds, self.seed, original=original)
+        share = self.feeds.runs_by_samples if isinstance(self.feeds, _Merged) else 1.0
+        return {name: replace(m, vectors=m.vectors * share) for name, m in found.items()}
 
     def _parts(self, layers: Sequence[Layer]) -> Iterator[list[Layer]]:
         """Neighbouring layers, in as many parts as there are stages; W and R of a recurrent operator stay together."""
@@ -113,6 +122,10 @@ class _Merged(Sequence[Feeds]):
 
     def __init__(self, feeds: Sequence[Feeds], batch: int) -> None:
         self._feeds, self._batch = feeds, batch
+
+    @property
+    def runs_by_samples(self) -> float:
+        return len(self) / len(self._feeds)
 
     def __len__(self) -> int:
         return -(-len(self._feeds) // self._batch)

@@ -106,7 +106,7 @@ class Reconstruct(Pass):
 
     def corrects(self, layer: Layer, moments: Moments) -> bool:
         """Whether the layer's bias takes up the mean of what changes."""
-        return self.bias == "correct" and moments.known and has_bias(layer)
+        return self.bias == "correct" and enough(moments) and has_bias(layer)
 
     def codes(
         self, matrix: Array, moments: Moments, form: Form, *, centred: bool = False
@@ -120,7 +120,7 @@ class Reconstruct(Pass):
         exact = Weight.exact(matrix)
         if exact is not None and not self.step and self.density >= 1 and exact.codebook.size <= 1 << self.bits:
             return exact.codes, exact.codebook, "shared already"
-        known = moments if moments.known and moments.rows >= _FEW else Moments.white(matrix.shape[2])
+        known = moments if enough(moments) else Moments.white(matrix.shape[2])
         factors = geometry(known, centred=centred, damp=self.damp)
         wanted = aimed(matrix, factors)
         mask, kept = self._mask(wanted, factors, form)
@@ -266,6 +266,11 @@ def reconstruct(
                 )
             )
     return PassResult(bool(originals), tuple(entries))
+
+
+def enough(moments: Moments) -> bool:
+    """Whether so many inputs were seen that weights and biases may be fitted to them."""
+    return moments.known and moments.rows >= _FEW
 
 
 def output_error(layer: Layer, before: Array, after: Array, moments: Moments, *, centred: bool = False) -> float:

@@ -202,8 +202,11 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
     if result.learnt:
         yield from _learnt(result.learnt)
     if result.promised and result.promised.reading and not result.missed:
-        held = "held back" if result.promised.held_back else "it was chosen on"
-        yield f"promise    kept on {result.promised.samples:,} samples {held}: {result.promised.reading.text}"
+        count = result.promised.samples
+        which = "samples" if count > 1 else "sample"
+        held = " held back" if result.promised.held_back else " of made-up input" if result.made_up else " it was chosen on"
+        few = "; too few to say more of others" if count < 4 and not result.made_up else ""
+        yield f"promise    kept on {count:,} {which}{held}: {result.promised.reading.text}{few}"
     yield f"weights    {size(result.weight_bytes_before)} before, {size(result.weight_bytes_after)} after"
     if result.output_bytes:
         yield Text.assemble(

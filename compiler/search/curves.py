@@ -36,7 +36,7 @@ from ..files import write_beside
 from ..ir.graph import Model
 from ..passes.base import Pass, make_pass
 from ..passes.cluster import Cluster
-from ..passes.reconstruct import Reconstruct, correct_bias, has_bias
+from ..passes.reconstruct import Reconstruct, correct_bias, enough, has_bias
 from ..passes.sparsify import Sparsify
 from ..passes.ternarize import Ternarize
 from ..recipe import Recipe, Rule
@@ -45,7 +45,7 @@ from ..spread import spread
 Array = npt.NDArray[Any]
 Options = Mapping[str, Mapping[str, Any]]
 
-VERSION = 4  # of what is kept: another number where the same question has another answer
+VERSION = 5  # of what is kept: another number where the same question has another answer
 STEPS = (0.03, 0.06, 0.1, 0.17, 0.28, 0.45, 0.7, 1.1, 1.7, 2.6, 4.0)
 DENSITIES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.17, 0.12, 0.08, 0.05, 0.03)
 FEW_DENSITIES = (1.0, 0.5, 0.3, 0.18, 0.1, 0.05)
@@ -248,7 +248,7 @@ def compressed(
             weight = step.ternary(array)
         elif isinstance(step, Reconstruct):
             known = moments if trusted else Moments.white(form.width)
-            centred = step.bias == "correct" and has_bias and known.known
+            centred = step.bias == "correct" and has_bias and enough(known)
             codes, values, _ = step.codes(form.matrix(array), known, form, centred=centred)
             weight = Weight(form.array(codes), values, step.kind)
     return (weight if weight is not None else Cluster(bits=8).share(array)), centred

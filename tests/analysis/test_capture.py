@@ -242,6 +242,15 @@ def test_samples_go_together_where_the_batch_is_open() -> None:
     assert len(together(fixed, find_layers(fixed)[0], samples((1, 12), 70))) == 70
 
 
+def test_a_run_is_of_one_sample_however_many_go_together() -> None:
+    graph = read(model(MODELS["Gemm"][0], w=f32(7, 12)))
+    layers, _ = find_layers(graph)
+    calibration = Calibration.planned(graph, layers, samples((1, 12), 70))
+    assert len(calibration.feeds) == 3
+    [(_, found)] = calibration.whole(graph, layers)
+    assert found[layers[0].name].vectors == pytest.approx(1) and found[layers[0].name].rows == 70
+
+
 def test_white_moments_are_the_weights_own_error() -> None:
     white = Moments.white(5)
     d = f32(1, 3, 5)

@@ -65,6 +65,16 @@ def test_columns_to_come_make_up_for_errors() -> None:
     assert output_noise(layer, fitted.weight.dense(), other) < 0.35 * output_noise(layer, white.weight.dense(), other)
 
 
+def test_nothing_is_fitted_to_a_few_samples() -> None:
+    """A bias that takes up the mean error over one sample has learnt its answer by heart."""
+    _, layer = gemm()
+    one, many = seen(correlated(1, 64)), seen(correlated(500, 64))
+    assert Reconstruct(step=0.5).fit(layer, one).shift is None
+    assert Reconstruct(step=0.5).fit(layer, many).shift is not None
+    white = Reconstruct(step=0.5, bias="keep").fit(layer, Moments.white(64))
+    assert np.array_equal(Reconstruct(step=0.5).fit(layer, one).weight.dense(), white.weight.dense())
+
+
 def test_the_order_of_columns_is_optimal_brain_surgeons() -> None:
     """One column settled, the rest free: the rest becomes the least-squares optimum."""
     x = correlated(2000, 6).astype(np.float64)
