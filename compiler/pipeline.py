@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Source = str | Path | onnx.ModelProto
 
+_SAMPLES = 512  # that are compared, of those given, where the recipe has no budget to say how many
 _SLACK_DB = 0.5  # what float sums in another order may take from what the search measured
 
 
@@ -127,11 +128,13 @@ def optimize(
     original, working = run.read(model), run.read(model)
     before, spent = _size_of(model, original), plan.budget or Budget()
     run.progress.stage("samples", 0)
-    judge = Judge(original, data, shapes, spent.samples, spent.seed)
+    judge = Judge(original, data, shapes, spent.samples if plan.budget or data is None else _SAMPLES, spent.seed)
     closed = run.canonicalize(working, judge)
     layers, left_alone = find_layers(working, designed_too(plan, judge))
     plan.check(layers)
     promised = run.search(working, layers, judge, encoding, Cache() if cache else None, jobs, dask, before)
+    if not run.fitted(promised):
+        judge.check_all()
     if train is not None:
         run.prepare(working, train, checkpoint)
     errors = run.passes(working, layers, judge)

@@ -101,6 +101,10 @@ class Judge:
             self._take(original, data, samples)
         self.calibrate, self.choose, self.check, self.held_back = _parts(len(self.samples), self.made_up, seed)
 
+    def check_all(self) -> None:
+        """Check on all samples: nothing is chosen on any."""
+        self.check = list(range(len(self.samples)))
+
     def _take(self, original: Model, data: str | Path | Mapping[str, Array], samples: int) -> None:
         where = "data" if isinstance(data, Mapping) else str(data)
         if not isinstance(data, Mapping | str | Path):

@@ -88,7 +88,7 @@ def budget(
         found.update(max_drop=_drop(max_drop, metric is not None), metric=metric or "")
     if max_error is not None:
         found["model_sqnr_db"] = _error(max_error)
-    elif max_drop is None and (size is not None or latency is not None):
+    elif max_drop is None and size is not None:
         found.update(model_sqnr_db=0.0, layer_sqnr_db=0.0)
     if size is not None:
         found["size"] = _bytes(size, model)

@@ -124,7 +124,7 @@ def search(
     chosen = [la for la in layers if any(recipe.options(la, p) for p in recipe.passes)]
     progress.stage("layers", len(chosen))
     curves = curves_of(model, chosen, judge, recipe, watched, cache=cache, jobs=jobs, dask=dask, progress=progress.step)
-    latency = budget.objective == "latency" or (budget.latency_us > 0 and not budget.size)
+    latency = budget.objective == "latency"
     most = 10 ** (-budget.layer_sqnr_db / 10) if budget.layer_sqnr_db > 0 else math.inf
     task = _task(model, judge, budget, latency, most)
 
@@ -137,7 +137,7 @@ def search(
     def look(among: Sequence[Curve]) -> Found:
         return Search(
             model,
-            Planner(among, latency=latency, layer_noise=most),
+            Planner(among, latency=latency, layer_noise=most, us=0.0 if budget.size else budget.latency_us),
             task,
             apply,
             lambda rules: apply(rules, Calibration.none()),

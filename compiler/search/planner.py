@@ -27,21 +27,49 @@ class Planner:
         curves: one a layer.
         latency: time is to be small, not bytes.
         layer_noise: most error of a layer.
+        us: most time of all layers together, which has a price of its own where it binds; 0: any.
     """
 
-    def __init__(self, curves: Sequence[Curve], *, latency: bool, layer_noise: float) -> None:
+    def __init__(self, curves: Sequence[Curve], *, latency: bool, layer_noise: float, us: float = 0.0) -> None:
         self.names = [c.layer for c in curves]
         self.reach = np.array([max(c.reach, 1e-12) for c in curves])
         self.points: list[list[Point]] = []
         for curve in curves:
             points = [p for p in dense(curve.points) if p.noise <= layer_noise or p.plain]
             points = points or [min(curve.points, key=lambda p: p.noise)]
-            self.points.append(_worthwhile(points, latency))
+            self.points.append(sorted(points, key=lambda p: p.noise) if us else _worthwhile(points, latency))
         self.noise = [np.array([p.noise for p in points]) for points in self.points]
-        self.cost = [np.array([_cost(p, latency) for p in points]) for points in self.points]
+        self.us = us
+        self.time = [np.array([p.us for p in points]) for points in self.points]
+        self._plain_cost = [np.array([_cost(p, latency) for p in points]) for points in self.points]
+        self.cost = self._plain_cost
+
+    @property
+    def fastest(self) -> float:
+        """Microseconds, whatever the error."""
+        return sum(float(t.min()) for t in self.time)
 
     def plan(self, budget: float) -> dict[str, Point]:
-        """The cheapest points whose errors at the outputs add up to ``budget`` at most."""
+        """The cheapest points whose errors at the outputs add up to ``budget`` at most, and whose times to no more than they may."""
+        self.cost = self._plain_cost
+        picked = self._plan(budget)
+        if self.us and self._takes(picked) > self.us:
+            low, high = -40.0, 40.0  # logarithm of the price of a microsecond
+            for _ in range(40):
+                middle = (low + high) / 2
+                self.cost = [c + math.exp(middle) * t for c, t in zip(self._plain_cost, self.time, strict=True)]
+                if self._takes(self._plan(budget)) > self.us:
+                    low = middle
+                else:
+                    high = middle
+            self.cost = [c + math.exp(high) * t for c, t in zip(self._plain_cost, self.time, strict=True)]
+            picked = self._plan(budget)
+        return self._named(picked)
+
+    def _takes(self, picked: Sequence[int]) -> float:
+        return sum(float(t[i]) for t, i in zip(self.time, picked, strict=True))
+
+    def _plan(self, budget: float) -> list[int]:
         low, high = -60.0, 60.0  # logarithm of the price of error
         for _ in range(80):
             middle = (low + high) / 2
@@ -49,8 +77,7 @@ class Planner:
                 low = middle
             else:
                 high = middle
-        picked = self._pick(math.exp(high))
-        return self._named(self._fill(picked, budget))
+        return self._fill(self._pick(math.exp(high)), budget)
 
     def within(self, limit: float, measure: Callable[[Point], float]) -> dict[str, Point] | None:
         """The points of least error whose sum of ``measure`` is ``limit`` at most; None where there are none."""

@@ -108,9 +108,16 @@ class Search:
         self.tries = 0
 
     def run(self) -> Found:
-        if self.task.bytes or self.task.us:
+        if self.task.bytes:
             return self._within()
-        return self._smallest()
+        if self.task.us and self.planner.fastest > self.task.us:
+            fastest = {n: min(ps, key=lambda p: p.us) for n, ps in zip(self.planner.names, self.planner.points, strict=True)}
+            return replace(self._as(fastest, False, None, None), feasible=False, least=self.planner.fastest)
+        found = self._smallest()
+        takes = sum(p.us for p in found.points.values())
+        if self.task.us and takes > self.task.us:  # what would be fast enough has too large an error
+            return replace(found, kept=False, feasible=False, least=takes)
+        return found
 
     def _made(self, points: Mapping[str, Point], part: str) -> tuple[Reading | None, int]:
         self.tries += 1
@@ -152,7 +159,7 @@ class Search:
         """Where much is left of what is allowed, errors add up otherwise than the curves say: layers go coarser one by one, those
         first that save most by it, as long as the promise holds."""
         for _ in range(_ROUNDS):
-            if reading is None or reading.ratio > _SLACK:
+            if reading is None or reading.ratio > _SLACK or self.task.us:
                 break
             coarser = {name: self.planner.coarser(name, point, _COARSER) for name, point in points.items()}
             saved = {name: points[name].bytes - point.bytes for name, point in coarser.items()}
@@ -194,30 +201,25 @@ class Search:
         checked, _ = self._made(points, "check")
         return self._as(points, checked is None or checked.sure <= 1, chosen, checked)
 
-    # -- as right as bytes or time allow ------------------------------------------------------------------------------
+    # -- as right as bytes allow ------------------------------------------------------------------------------
 
     def _within(self) -> Found:
         task = self.task
-        measure: Callable[[Point], float] = (lambda p: p.bytes) if task.bytes else (lambda p: p.us)
-        limit = task.bytes or task.us
-        room = limit - (self._overhead() if task.bytes else 0.0)
+        room = task.bytes - self._overhead()
         for _ in range(_CHECKS):
-            points = self.planner.within(room, measure)
+            points = self.planner.within(room, lambda p: p.bytes)
             if points is None:
                 break
             reading, size = self._made(points, "check")
-            if not task.bytes or size <= limit:
+            if size <= task.bytes:
                 return self._as(points, reading is None or reading.sure <= 1, reading, reading)
-            room -= 1.05 * (size - limit) + 16
+            room -= 1.05 * (size - task.bytes) + 16
         # bytes on the curves are estimates, and the corrections may have gone too far: the smallest choice is made before it is refused
-        smallest = {n: min(ps, key=measure) for n, ps in zip(self.planner.names, self.planner.points, strict=True)}
-        least = sum(measure(p) for p in smallest.values())
-        if task.bytes:
-            reading, size = self._made(smallest, "check")
-            if size <= limit:
-                return self._as(smallest, reading is None or reading.sure <= 1, reading, reading)
-            least = size
-        return replace(self._as(smallest, False, None, None), feasible=False, least=least)
+        smallest = {n: min(ps, key=lambda p: p.bytes) for n, ps in zip(self.planner.names, self.planner.points, strict=True)}
+        reading, size = self._made(smallest, "check")
+        if size <= task.bytes:
+            return self._as(smallest, reading is None or reading.sure <= 1, reading, reading)
+        return replace(self._as(smallest, False, None, None), feasible=False, least=size)
 
     def _overhead(self) -> float:
         """Bytes of the file that are no payloads."""

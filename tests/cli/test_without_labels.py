@@ -85,6 +85,12 @@ def test_a_size_is_kept_and_used(folder: Path) -> None:
     assert 5000 < found["output_bytes"] <= 6000
 
 
+def test_within_a_time_the_smallest_that_keeps_the_outputs(folder: Path) -> None:
+    plain, timed = (optimized(folder, *options) for options in ((), ("--latency", "1s")))
+    assert timed["output_bytes"] <= 1.05 * plain["output_bytes"]  # more densities are tried where time counts
+    assert timed["promise"]["kept"]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

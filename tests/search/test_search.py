@@ -245,6 +245,20 @@ def test_a_layer_whose_error_goes_nowhere_is_made_coarser_in_the_end() -> None:
     assert found.points["b"].bits == 6 and found.points["a"].bits < 6
 
 
+def test_time_has_a_price_where_it_binds() -> None:
+    """Of two ways to be as right, one is small and slow, the other large and fast."""
+
+    def points(large: float) -> tuple[Point, ...]:
+        return tuple(Point({"cluster": {"bits": b}}, 1e-3, size, us, 1.0, b) for b, size, us in ((1, 100.0, 20.0), (2, large, 5.0)))
+
+    given = [Curve(f"l{k}", points(200.0 + 50 * k), 1) for k in range(4)]
+    loose, tight = (Planner(given, latency=False, layer_noise=math.inf, us=us).plan(1.0) for us in (90.0, 60.0))
+    assert sum(p.bytes for p in loose.values()) == 400
+    assert sum(p.us for p in tight.values()) <= 60
+    assert [p.bits for p in tight.values()] == [2, 2, 1, 1]  # those that lose least by it
+    assert Planner(given, latency=False, layer_noise=math.inf, us=10.0).fastest == 20
+
+
 KEPT = [{"layer": "a", "rows": 3, "reach": 1.0, "points": [
     {"options": {"cluster": {"bits": 4}}, "noise": 0.1, "bytes": 9.0, "us": 1.0, "kept": 1.0, "bits": 4},
     {"options": {}, "noise": 0.0, "bytes": 99.0, "us": 1.0, "kept": 1.0, "bits": 32}]}]  # fmt: skip
