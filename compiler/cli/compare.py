@@ -12,16 +12,13 @@ from eie.runtime import Session
 from eie.runtime.backends import registry
 from eie.runtime.hardware.config import Config
 
-from ..analysis.samples import made_up, that_runs
-from ..data import load_npz
 from ..errors import UserError
 from ..files import check_writable, write_beside
-from ..ir.reader import read
 from ..report.compare import compare
 from ..report.page import page
 from ..report.result import finite
-from ..report.table import console, decibels, size
-from .common import Bars, Json, ModelPath, print_json
+from ..report.table import console, decibels, printable, size
+from .common import Bars, Json, ModelPath, one_input, print_json
 from .lower import Machine
 
 NAME = "compare"
@@ -35,8 +32,14 @@ def command(
     backends: Annotated[
         str, typer.Option(help="Which, separated by commas: ort, cpu, reference, hardware.")
     ] = "ort,cpu,reference,hardware",
-    input: Annotated[
-        Path | None, typer.Option(help="An .npz with an array an input; made up when left out.", show_default=False)
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            "--input",
+            help="An .npz with arrays named after the inputs, of which the first sample is taken; made up when left out.",
+            show_default=False,
+        ),
     ] = None,
     config: Machine = "eie-64-45nm",
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 30,
@@ -53,12 +56,10 @@ def command(
     bars = Bars(verbose=False)
     with bars.shown():
         bars.stage("compare", len(names))
-        if input is not None:
-            feeds = load_npz(input)
-        else:
-            original = Session(model, "ort")
-            feeds = that_runs(made_up(read(model), 1, 0), lambda candidate: original.run(None, candidate))[0][0]
+        original = Session(model, "ort")
+        feeds, what = one_input(model, data, lambda candidate: original.run(None, candidate))
         found = compare(model, artifact, list(dict.fromkeys(names)), feeds, runs=runs, config=machine, progress=bars)
+        found["input"], found["made_up"] = what, data is None
     if html is not None:
         with write_beside(html) as stream:
             stream.write(page(found).encode())
@@ -94,8 +95,9 @@ def _show(found: dict[str, Any]) -> None:
         )  # fmt: skip
     screen.print(table, highlight=False)
     ratio = base["bytes"] / max(1, found["artifact_bytes"])
+    screen.print(f"\ninput      {printable(found['input'])}", highlight=False)
     screen.print(
-        f"\nsize       {size(base['bytes'])} before, {size(found['artifact_bytes'])} after: {ratio:.1f} times smaller",
+        f"size       {size(base['bytes'])} before, {size(found['artifact_bytes'])} after: {ratio:.1f} times smaller",
         highlight=False,
     )
     if found["hardware"]:

@@ -20,8 +20,7 @@ from eie.runtime.hardware.program import MAGIC
 from eie.runtime.hardware.trace import trace_events
 from eie.runtime.modelfile import load_model
 
-from ..analysis.samples import made_up, that_runs
-from ..data import Feeds, load_npz
+from ..data import Feeds
 from ..errors import ModelError, UserError
 from ..files import check_writable, write_beside
 from ..ir.reader import read
@@ -29,19 +28,26 @@ from ..ir.writer import to_proto
 from ..pipeline import optimize
 from ..report.hardware import of_backend
 from ..report.plots import sweep_plot
-from ..report.table import console, elided
+from ..report.table import console, elided, printable
 from ..sweep import points, run_points
-from .common import Bars, Json, ModelPath, print_json
+from .common import Bars, Json, ModelPath, one_input, print_json
 from .lower import Machine
 
 NAME = "simulate"
+_AT_ONCE = 1 << 20  # an array that is one batch is simulated whole: how vectors share a machine is what is looked at
 
 
 def command(
     model: ModelPath,
     config: Machine = "eie-64-45nm",
-    input: Annotated[
-        Path | None, typer.Option(help="An .npz with an array an input; made up when left out.", show_default=False)
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            "--input",
+            help="An .npz with arrays named after the inputs; of a stack of inputs the first. Made up when left out.",
+            show_default=False,
+        ),
     ] = None,
     sweep: Annotated[
         list[str] | None,
@@ -84,7 +90,7 @@ def command(
     machines = points(machine, sweep or [])
     bars = Bars(verbose=False)
     with bars.shown():
-        artifact, feeds = _ready(model, input, bars)
+        artifact, feeds, what = _ready(model, data, bars)
         if sweep:
             bars.stage("sweep", len(machines))
             found = run_points(artifact, feeds, machines, jobs=jobs, dask=dask, results=results, progress=bars)
@@ -101,11 +107,11 @@ def command(
     if json:
         print_json(one)
     else:
-        _show(one, machine)
+        _show(one, machine, what)
 
 
-def _ready(model: Path, input: Path | None, bars: Bars) -> tuple[bytes, Feeds]:
-    """The artifact's bytes, made by the default recipe where a plain model is given, and input it runs on."""
+def _ready(model: Path, data: Path | None, bars: Bars) -> tuple[bytes, Feeds, str]:
+    """The artifact's bytes, made by the default recipe where a plain model is given, input it runs on, and what that is."""
     if model.is_file() and model.open("rb").read(len(MAGIC)) == MAGIC:
         raise ModelError("is a program: what it computes between its layers is not in it", where=str(model),
                          hint="Give the artifact it was made from; `eie disasm` shows the program.")  # fmt: skip
@@ -118,11 +124,9 @@ def _ready(model: Path, input: Path | None, bars: Bars) -> tuple[bytes, Feeds]:
     else:
         artifact = model.read_bytes() if not any(t.external_data for t in proto.graph.initializer) else to_proto(
             read(model)).SerializeToString()  # fmt: skip
-    if input is not None:
-        return artifact, load_npz(input)
     session = Session(artifact, "cpu")
-    feeds, _ = that_runs(made_up(read(model), 1, 0), lambda candidate: session.run(None, candidate))
-    return artifact, feeds[0]
+    feeds, what = one_input(model, data, lambda candidate: session.run(None, candidate), batch=_AT_ONCE)
+    return artifact, feeds, what
 
 
 def _watched(artifact: bytes, layer: str | None, window: str) -> tuple[tuple[int, int], list[str]]:
@@ -146,7 +150,7 @@ def _write_trace(path: Path, backend: HardwareBackend, layer: str | None) -> Non
         stream.write(text_json.dumps(drawn).encode())
 
 
-def _show(found: dict[str, Any], config: Config) -> None:
+def _show(found: dict[str, Any], config: Config, what: str) -> None:
     screen = console()
     table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True, footer_style="bold")
     total = found["total"]
@@ -170,7 +174,7 @@ def _show(found: dict[str, Any], config: Config) -> None:
     channels = f"{config.channels} channels of " * (config.channels > 1)
     area = f", {total['area_mm2']:.1f} mm2" * (total["area_mm2"] > 0)
     screen.print(f"\n{config.name}: {channels}{config.processing_elements} elements at {config.clock_mhz:g} MHz, "
-                 f"{total['power_mw']:,.0f} mW mean{area}", highlight=False)  # fmt: skip
+                 f"{total['power_mw']:,.0f} mW mean{area}; input: {printable(what)}", highlight=False)  # fmt: skip
 
 
 def _show_sweep(found: list[dict[str, Any]], to_csv: Path | None, plot: Path | None, json: bool) -> None:

@@ -217,7 +217,27 @@ def test_compare(pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert page.fetched == []  # it opens offline
     assert page.tags.count("svg") == 6
     assert "script" not in page.tags
-    assert "of original" in call("compare", *pair, "--backends", "cpu", "--runs", "2").stdout
+    shown = call("compare", *pair, "--backends", "cpu", "--runs", "2").stdout
+    assert "of original" in shown
+    assert "input      made up" in shown
+    assert found["made_up"] is False and "the first of 2 runs in x.npz" in html.read_text()
+
+
+def test_samples_may_be_a_stack_with_labels(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    x = f32(3, 1, 60)
+    np.savez(tmp_path / "stack.npz", x=x, label=np.arange(3))
+    np.savez(tmp_path / "first.npz", x=x[0])
+    stacked, first = (
+        json.loads(call("compare", *pair, "--data", tmp_path / name, "--backends", "cpu", "--runs", "1", "--json").stdout)
+        for name in ("stack.npz", "first.npz")
+    )
+    assert stacked["input"] == "the first of 3 runs in stack.npz"
+    assert first["input"] == "all of first.npz"
+    assert stacked["backends"]["cpu"]["outputs"] == first["backends"]["cpu"]["outputs"]
+    machine = json.loads(call("simulate", pair[1], "--data", tmp_path / "stack.npz", "--json").stdout)
+    assert [row["vectors"] for row in machine["layers"]] == [1, 1]
+    np.savez(tmp_path / "other.npz", y=x)
+    assert_refused("compare", *pair, "--data", tmp_path / "other.npz", says="no array for input 'x'")
 
 
 def test_names_are_no_markup_on_the_page(tmp_path: Path) -> None:
