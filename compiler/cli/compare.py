@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from eie.runtime import Session
 from eie.runtime.backends import registry
@@ -17,7 +16,7 @@ from ..files import check_writable, write_beside
 from ..report.compare import compare
 from ..report.page import page
 from ..report.result import finite
-from ..report.table import console, decibels, printable, size
+from ..report.table import Column, console, decibels, print_fitted, printable, size
 from .common import Bars, Json, ModelPath, one_input, print_json
 from .lower import Machine
 
@@ -74,26 +73,24 @@ def command(
 def _show(found: dict[str, Any]) -> None:
     screen = console()
     base = found["base"]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("backend")
-    for title in ("activations", "largest", "RMS", "SQNR", "top-1", "latency us", "of original", "cycles", "energy uJ"):
-        table.add_column(title, justify="right", no_wrap=True)
+    columns = [
+        Column("backend"), Column("activations", 3), Column("largest", 2), Column("RMS", 4), Column("SQNR"), Column("top-1"),
+        Column("latency us"), Column("of original"), Column("cycles", 5), Column("energy uJ", 5),
+    ]  # fmt: skip
     us = base["latency_us"]
-    table.add_row(
-        "original", "", "", "", "", "", f"{us['median']:,.0f} ({us['low']:,.0f}-{us['high']:,.0f})", "1.00", "", ""
-    )
+    rows = [["original", "", "", "", "", "", f"{us['median']:,.0f} ({us['low']:,.0f}-{us['high']:,.0f})", "1.00", "", ""]]
     for name, b in found["backends"].items():
         numbers = [o for o in b["outputs"] if "largest" in o]
         us = b["latency_us"]
         spread = "" if us["low"] == us["high"] else f" ({us['low']:,.0f}-{us['high']:,.0f})"
-        table.add_row(
+        rows.append([
             name, b["activations"], f"{max((o['largest'] for o in numbers), default=0):.3g}",
             f"{max((o['rms'] for o in numbers), default=0):.3g}", decibels(b["sqnr_db"]),
             "" if b["top1_agreement"] is None else f"{b['top1_agreement']:.0%}", f"{us['median']:,.0f}{spread}",
             f"{us['median'] / base['latency_us']['median']:.2f}", f"{b['cycles']:,}" if "cycles" in b else "",
             f"{b['energy_uj']:,.2f}" if "energy_uj" in b else "",
-        )  # fmt: skip
-    screen.print(table, highlight=False)
+        ])  # fmt: skip
+    print_fitted(screen, columns, rows)
     ratio = base["bytes"] / max(1, found["artifact_bytes"])
     screen.print(f"\ninput      {printable(found['input'])}", highlight=False)
     screen.print(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from ..analysis.calibration import Calibration
 from ..analysis.explain import Became, Cause, became, changed, explain
@@ -25,7 +24,7 @@ from ..passes.encode import Encode
 from ..pipeline import designed_too, transform
 from ..recipe import Budget, Recipe, presets
 from ..report.result import finite
-from ..report.table import console, decibels, printable
+from ..report.table import Column, console, decibels, print_fitted, printable
 from .common import Bars, Json, ModelPath, print_json
 from .promises import Samples
 
@@ -86,18 +85,13 @@ def _became(model: Model, layers: list[Layer], artifact: Path, judge: Judge) -> 
 
 def _show(whole: float, causes: list[Cause], judge: Judge) -> None:
     screen = console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("layer", overflow="fold")
-    table.add_column("operator")
-    for title in ("kept", "bits", "alone", "of all", "zeros only", "spared"):
-        table.add_column(title, justify="right", no_wrap=True)
+    columns = [Column("layer"), Column("operator", 1, text=True), Column("kept", 2), Column("bits", 2), Column("alone"),
+               Column("of all"), Column("zeros only", 3), Column("spared")]  # fmt: skip
     total = sum(c.alone for c in causes if math.isfinite(c.alone)) or 1.0
-    for c in causes:
-        table.add_row(
-            printable(c.layer), c.op, f"{c.kept:.0%}", str(c.bits), decibels(in_decibels(c.alone)), f"{c.alone / total:.0%}",
-            decibels(in_decibels(c.pruning)), _gain(whole, c.spared),
-        )  # fmt: skip
-    screen.print(table, highlight=False)
+    print_fitted(screen, columns, [
+        [printable(c.layer), c.op, f"{c.kept:.0%}", str(c.bits), decibels(in_decibels(c.alone)), f"{c.alone / total:.0%}",
+         decibels(in_decibels(c.pruning)), _gain(whole, c.spared)] for c in causes
+    ])  # fmt: skip
     held = " held back" if judge.held_back else ""
     kind = "samples of made-up input" if judge.made_up else f"samples{held}"
     lines: list[Any] = [

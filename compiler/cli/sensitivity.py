@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from ..analysis.calibration import Calibration
 from ..analysis.fidelity import decibels as in_decibels
@@ -23,7 +22,7 @@ from ..pipeline import designed_too, planned
 from ..recipe import Budget, Recipe
 from ..report.plots import sensitivity_plot
 from ..report.result import finite
-from ..report.table import console, printable
+from ..report.table import Column, console, print_fitted, printable
 from ..search.choose import curves_of, point_text
 from ..search.curves import Cache, Curve, Point, grid_of
 from .common import Bars, Json, ModelPath, print_json, shapes
@@ -113,19 +112,19 @@ def _json(layer: Layer, curve: Curve) -> dict[str, Any]:
 
 def _show(layers: list[Layer], curves: list[Curve]) -> None:
     screen = console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("layer", overflow="fold")
-    table.add_column("operator")
-    for title in ("shape", "reach", *(f"{t} dB" for t in _TARGETS), "dense us", "best us"):
-        table.add_column(title, justify="right", no_wrap=True)
+    columns = [
+        Column("layer"), Column("operator", 3, text=True), Column("shape", 2), Column("reach", 1), *(Column(f"{t} dB") for t in _TARGETS),
+        Column("dense us", 4), Column("best us", 4),
+    ]  # fmt: skip
+    rows = []
     for layer, curve in zip(layers, curves, strict=True):
         dense, fastest = curve.points[-1].us, min(p.us for p in curve.points)
-        table.add_row(
+        rows.append([
             printable(layer.name), layer.op, "x".join(map(str, layer.shape)),
             f"{10 * math.log10(curve.reach):+.0f} dB" if curve.reach > 0 else "", *(_cheapest(layer, curve, t) for t in _TARGETS),
             f"{dense:.1f}" if dense else "", f"{fastest:.1f}" if fastest else "",
-        )  # fmt: skip
-    screen.print(table, highlight=False)
+        ])  # fmt: skip
+    print_fitted(screen, columns, rows)
     screen.print(
         "\nN dB: bits a weight, and the share of weights kept, of the smallest form whose output keeps N dB. reach: how much of a layer's "
         "error arrives at the model's outputs. --json has every point, --plot draws them.", highlight=False, soft_wrap=True,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from eie.runtime import Session
 from eie.runtime.artifact import eie_nodes
@@ -28,7 +27,7 @@ from ..ir.writer import to_proto
 from ..pipeline import optimize
 from ..report.hardware import of_backend
 from ..report.plots import sweep_plot
-from ..report.table import console, elided, printable
+from ..report.table import Column, console, elided, print_fitted, printable
 from ..sweep import points, run_points
 from .common import Bars, Json, ModelPath, one_input, print_json
 from .lower import Machine
@@ -152,25 +151,32 @@ def _write_trace(path: Path, backend: HardwareBackend, layer: str | None) -> Non
 
 def _show(found: dict[str, Any], config: Config, what: str) -> None:
     screen = console()
-    table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True, footer_style="bold")
     total = found["total"]
-    table.add_column("layer", overflow="fold", footer=f"{len(found['layers'])} layers")
-    for title, footer in (
-        ("cycles", f"{total['cycles']:,}"), ("us", f"{total['microseconds']:,.1f}"), ("compute", f"{total['compute_cycles']:,}"),
-        ("in and out", f"{total['io_cycles']:,}"), ("loading", f"{total['load_cycles']:,}"), ("vectors", ""),
-        ("busy", f"{total['efficiency']:.0%}"), ("fillers", ""), ("blocked", ""), ("starved", ""), ("idle", ""),
-        ("energy uJ", f"{total['energy_uj']:,.2f}"),
-    ):  # fmt: skip
-        table.add_column(title, justify="right", footer=footer, no_wrap=True)
+    columns = [
+        Column("layer", footer=f"{len(found['layers'])} layers"),
+        Column("cycles", footer=f"{total['cycles']:,}"),
+        Column("us", footer=f"{total['microseconds']:,.1f}"),
+        Column("compute", 1, footer=f"{total['compute_cycles']:,}"),
+        Column("in and out", 2, footer=f"{total['io_cycles']:,}"),
+        Column("loading", 3, footer=f"{total['load_cycles']:,}"),
+        Column("vectors", 6),
+        Column("busy", footer=f"{total['efficiency']:.0%}"),
+        Column("fillers", 5),
+        Column("blocked", 4),
+        Column("starved", 4),
+        Column("idle", 4),
+        Column("energy uJ", footer=f"{total['energy_uj']:,.2f}"),
+    ]
+    rows = []
     for row in found["layers"]:
         stalled, every = row["stalls"], max(1, row["compute_cycles"] * config.processing_elements)
-        table.add_row(
+        rows.append([
             elided(row["name"], 40), f"{row['cycles']:,}", f"{row['microseconds']:,.1f}", f"{row['compute_cycles']:,}",
             f"{row['io_cycles']:,}", f"{row['load_cycles']:,}", f"{row['vectors']:,}", f"{row['efficiency']:.0%}",
             f"{row['fillers_visited'] / max(1, row['entries_visited']):.0%}", f"{stalled['blocked']:,}",
             f"{(stalled['starved'] + stalled['empty']) / every:.0%}", f"{stalled['idle'] / every:.0%}", f"{row['energy_uj']:,.2f}",
-        )  # fmt: skip
-    screen.print(table, highlight=False)
+        ])  # fmt: skip
+    print_fitted(screen, columns, rows)
     channels = f"{config.channels} channels of " * (config.channels > 1)
     area = f", {total['area_mm2']:.1f} mm2" * (total["area_mm2"] > 0)
     screen.print(f"\n{config.name}: {channels}{config.processing_elements} elements at {config.clock_mhz:g} MHz, "
@@ -193,11 +199,11 @@ def _show_sweep(found: list[dict[str, Any]], to_csv: Path | None, plot: Path | N
     if json:
         print_json({"points": found})
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in (*names, "cycles", "us", "busy", "energy uJ", "power mW", "area mm2"):
-        table.add_column(title, justify="right")
-    for row in rows:
-        n = len(names)
-        table.add_row(*(f"{v:g}" if isinstance(v, float) else str(v) for v in row[:n]), f"{row[n]:,}", f"{row[n + 1]:,.1f}",
-                      f"{row[n + 2]:.1%}", f"{row[n + 3]:,.2f}", f"{row[n + 4]:,.0f}", f"{row[n + 5]:.1f}")  # fmt: skip
-    console().print(table, highlight=False)
+    n = len(names)
+    print_fitted(
+        console(),
+        [*map(Column, names), Column("cycles"), Column("us"), Column("busy", 1), Column("energy uJ"), Column("power mW", 2),
+         Column("area mm2", 2)],
+        [[*(f"{v:g}" if isinstance(v, float) else str(v) for v in row[:n]), f"{row[n]:,}", f"{row[n + 1]:,.1f}",
+          f"{row[n + 2]:.1%}", f"{row[n + 3]:,.2f}", f"{row[n + 4]:,.0f}", f"{row[n + 5]:.1f}"] for row in rows],
+    )  # fmt: skip
