@@ -13,11 +13,14 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from eie.runtime.backends.base import ACTIVATIONS, Activations
+from eie.runtime.operators import DOMAIN
 
 from ..analysis.samples import made_up, that_runs
 from ..data import Feeds, describe, inputs_of, load_npz, split
-from ..errors import UserError
+from ..errors import ModelError, UserError
+from ..ir.graph import Model
 from ..ir.reader import read
+from ..ir.verifier import verify
 from ..report.table import console, printable
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
@@ -78,6 +81,19 @@ def one_input(
     feeds, _ = split(load_npz(given), describe(inputs_of(graph)), batch=batch, where=str(given))
     which = "all of" if len(feeds) == 1 else f"the first of {len(feeds):,} runs in"
     return feeds[0], f"{which} {given.name}"
+
+
+def read_plain(path: Path, hint: str) -> Model:
+    """A model that can be compressed, read and verified.
+
+    Raises:
+        ModelError: it is an artifact already; ``hint`` says what to do then.
+    """
+    model = read(path)
+    if DOMAIN in model.graph.opsets:
+        raise ModelError("this is an artifact already", where=str(path), hint=hint)
+    verify(model)
+    return model
 
 
 def print_json(value: Any) -> None:

@@ -6,25 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from eie.runtime.operators import DOMAIN
-
 from ..analysis.layers import find_layers
-from ..errors import ModelError
-from ..ir.reader import read
-from ..ir.verifier import verify
 from ..passes.canonicalize import Canonicalize
 from ..report.table import Column, console, left_alone, print_fitted, printable, size
-from .common import Json, ModelPath, print_json
+from .common import Json, ModelPath, print_json, read_plain
 
 NAME = "layers"
 
 
 def command(model: ModelPath, json: Json = False) -> None:
     """List the weights that can be compressed, by the names recipes use, and the constants that can't."""
-    graph = read(model)
-    verify(graph)
-    if DOMAIN in graph.graph.opsets:
-        raise ModelError("this is an artifact already", where=str(model), hint="`eie inspect` shows what it holds.")
+    graph = read_plain(model, "`eie inspect` shows what it holds.")
     Canonicalize().run(graph)
     layers, alone = find_layers(graph)
     rows: list[dict[str, Any]] = []

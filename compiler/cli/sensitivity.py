@@ -15,7 +15,6 @@ from ..analysis.layers import Layer, find_layers
 from ..errors import UserError
 from ..files import check_writable, write_beside
 from ..ir.reader import read
-from ..ir.verifier import verify
 from ..passes.base import parse_pipeline
 from ..passes.canonicalize import Canonicalize
 from ..pipeline import designed_too, planned
@@ -25,7 +24,7 @@ from ..report.result import finite
 from ..report.table import Column, console, print_fitted, printable
 from ..search.choose import curves_of, point_text
 from ..search.curves import Cache, Curve, Point, grid_of
-from .common import Bars, Json, ModelPath, print_json, shapes
+from .common import Bars, Json, ModelPath, print_json, read_plain, shapes
 from .promises import Cached, Dask, Jobs, Samples
 
 NAME = "sensitivity"
@@ -64,8 +63,7 @@ def command(
     bars = Bars(verbose=False)
     with bars.shown():
         bars.stage("read", 0)
-        original, working = read(model), read(model)
-        verify(working)
+        original, working = read(model), read_plain(model, "Give the model it was made from.")
         assert recipe.budget is not None
         judge = Judge(original, data, shapes(shape or []), recipe.budget.samples, 0)
         Canonicalize().run(working)
@@ -87,6 +85,8 @@ def command(
         )
         return
     _show(layers, curves)
+    if plot is not None:
+        console().print(f"plot       {plot}", highlight=False)
 
 
 def _numbers(text: str, where: str, low: float, high: float) -> list[float]:

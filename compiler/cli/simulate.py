@@ -15,7 +15,6 @@ from eie.runtime.artifact import eie_nodes
 from eie.runtime.backends.hardware import HardwareBackend
 from eie.runtime.errors import nearest
 from eie.runtime.hardware.config import Config
-from eie.runtime.hardware.program import MAGIC
 from eie.runtime.hardware.trace import trace_events
 from eie.runtime.modelfile import load_model
 
@@ -100,6 +99,8 @@ def command(
             one = of_backend(backend)
     if sweep:
         _show_sweep(found, to_csv, plot, json)
+        if not json:
+            _written(table=to_csv, plot=plot, results=results)
         return
     if trace is not None:
         _write_trace(trace, backend, layer)
@@ -107,13 +108,17 @@ def command(
         print_json(one)
     else:
         _show(one, machine, what)
+        _written(trace=trace)
+
+
+def _written(**paths: Path | None) -> None:
+    for what, path in paths.items():
+        if path is not None:
+            console().print(f"{what:<10} {path}", highlight=False)
 
 
 def _ready(model: Path, data: Path | None, bars: Bars) -> tuple[bytes, Feeds, str]:
     """The artifact's bytes, made by the default recipe where a plain model is given, input it runs on, and what that is."""
-    if model.is_file() and model.open("rb").read(len(MAGIC)) == MAGIC:
-        raise ModelError("is a program: what it computes between its layers is not in it", where=str(model),
-                         hint="Give the artifact it was made from; `eie disasm` shows the program.")  # fmt: skip
     proto = load_model(model)
     if not any(True for _ in eie_nodes(proto)):
         result = optimize(model, progress=bars)
