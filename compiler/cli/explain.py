@@ -95,8 +95,8 @@ def _show(whole: float, causes: list[Cause], judge: Judge) -> None:
     kind = "samples of made-up input" if judge.made_up else f"samples{held}"
     lines: list[Any] = [
         f"\noutputs    {decibels(in_decibels(whole))} on {len(judge.check)} {kind}, as all decibels above; "
-        "alone: each layer changed by itself; zeros only: pruned as it was, its other weights unchanged (sharing adds the rest, or makes up for it); spared: what the "
-        "outputs gain when it is left as it was"
+        "alone: each layer changed by itself; zeros only: pruned as it was, its other weights unchanged (sharing adds the rest, or "
+        "makes up for it); spared: what the outputs gain when it is left as it was"
     ]
     worst = _worst(causes)
     if worst:
