@@ -52,3 +52,10 @@ def nearest(name: object, known: Iterable[str]) -> str:
     folded = {n.casefold(): n for n in reversed(names)}
     near = difflib.get_close_matches(str(name).casefold(), folded, 1, 0.4)
     return f"Did you mean {folded[near[0]]!r}?" if near else f"There are {', '.join(map(repr, names)) or 'none'}"
+
+
+def any_of(name: object, known: Iterable[str]) -> str:
+    """The hint where there are few enough to choose from: the most similar one, and all there are."""
+    names = list(known)
+    near, every = nearest(name, names), f"There are {', '.join(map(repr, names)) or 'none'}"
+    return near if near == every else f"{near} {every}"

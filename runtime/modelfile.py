@@ -52,6 +52,7 @@ def load_model(source: Source) -> onnx.ModelProto:
         raise ModelError(f"not a path: {error}", where=repr(source)) from error
     if not content:
         raise ModelError("the file is empty", where=where, hint="It was perhaps not written or downloaded completely")
+    check_no_program(content, where)
     try:
         model = onnx.load_model_from_string(content)
     except DecodeError as error:
@@ -64,6 +65,15 @@ def load_model(source: Source) -> onnx.ModelProto:
     check_functions(model, where)
     _check_version(model, where)
     return _inline_functions(model, where)
+
+
+def check_no_program(content: bytes, where: str) -> None:
+    """Raises ModelError for a program of the accelerator: what it computes between its layers is not in it."""
+    from .hardware.program import MAGIC
+
+    if content.startswith(MAGIC):
+        raise ModelError("is an accelerator program, no model", where=where,
+                         hint="Give the artifact it was made from; `eie disasm` shows the program")  # fmt: skip
 
 
 def _texts(model: onnx.ModelProto) -> Iterator[object]:

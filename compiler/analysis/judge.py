@@ -90,6 +90,7 @@ class Judge:
         self._runner = Runner(original, list(dict.fromkeys([*self.tensors, *self.outputs])))
         self._batches: list[Feeds] = []
         self._runs = 0
+        self._where = "made-up samples"
         self._kept: dict[int, list[Array]] = {}
         self._bytes = 0
         if data is None:
@@ -106,7 +107,7 @@ class Judge:
         self.check = list(range(len(self.samples)))
 
     def _take(self, original: Model, data: str | Path | Mapping[str, Array], samples: int) -> None:
-        where = "data" if isinstance(data, Mapping) else str(data)
+        where = self._where = "data" if isinstance(data, Mapping) else str(data)
         if not isinstance(data, Mapping | str | Path):
             raise UserError(f"is a {type(data).__name__} instead of arrays by name, or the path of an .npz", where="data",
                             hint='For example: data={"input name": array, "label": labels}.')  # fmt: skip
@@ -130,6 +131,10 @@ class Judge:
             raise UserError("the model's outputs are empty on all samples, so that nothing can be compared", where=where,
                             hint="Look for a dimension of 0 in the samples.")  # fmt: skip
         if self.labels is not None:
+            first = [*self.tensors, *[o for o in self.outputs if o not in self.tensors]].index(self.outputs[0])
+            scores = _scores(self.expected(0)[first])
+            if scores is not None:
+                _check_labels(self.labels, scores.shape[1], where)  # now, and not after minutes of calibration
             self._batches = split(arrays, inputs, batch=_AT_ONCE, where=where)[0]
 
     # -- answers -----------------------------------------------------------------------------------------------------
@@ -188,9 +193,8 @@ class Judge:
             )
         )
         labels = None if self.labels is None else self.labels[self.picked].astype(np.int64)
-        if labels is not None and labels.size and not 0 <= labels.min() <= labels.max() < everywhere.shape[1]:
-            raise UserError(f"the labels go from {labels.min()} to {labels.max()}, and the model tells {everywhere.shape[1]} classes "
-                            "apart", where="label", hint=f"They are indices, 0 to {everywhere.shape[1] - 1}.")  # fmt: skip
+        if labels is not None:
+            _check_labels(labels, everywhere.shape[1], self._where)
         if labels is not None and len(labels) != len(everywhere):
             labels = None
         return drop_reading(
@@ -235,9 +239,9 @@ class Judge:
         counted = held if held_back else ~held
         name = original.graph.outputs[0].name
         runner = Runner(original, [name])
-        before = _right((runner.run(feed)[0] for feed in self._batches), self.labels)[counted]
+        before = _right((runner.run(feed)[0] for feed in self._batches), self.labels, self._where)[counted]
         with _session(artifact, [name]) as session:
-            after = _right((session.run([name], feed)[0] for feed in self._batches), self.labels)[counted]
+            after = _right((session.run([name], feed)[0] for feed in self._batches), self.labels, self._where)[counted]
         n = len(before)
         return Accuracy(
             float(before.mean()), float(after.mean()), n, len(self.labels), held_back,
@@ -288,21 +292,29 @@ def _stacked(values: Sequence[Array]) -> Array:
         return found
 
 
-def top1(outputs: Iterable[Array], labels: Array) -> float:
+def top1(outputs: Iterable[Array], labels: Array, where: str = "data") -> float:
     """Share of samples whose largest element of the first output is at the label.
 
     Args:
         outputs: an array a run, [samples, classes] but for axes of size 1.
         labels: int [samples], in the order of the runs.
+        where: they come from, for errors.
 
     Raises:
         UserError: the outputs are no scores of classes, or there are more or fewer than labels.
     """
-    right = _right(outputs, labels)
+    right = _right(outputs, labels, where)
     return float(right.mean()) if labels.size else float("nan")
 
 
-def _right(outputs: Iterable[Array], labels: Array) -> npt.NDArray[np.bool_]:
+def _check_labels(labels: Array, classes: int, where: str) -> None:
+    """Raises UserError where a label is the index of no class."""
+    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+        raise UserError(f"the labels go from {labels.min():g} to {labels.max():g}, and the model tells {classes} classes apart",
+                        where=f"{where}, array {LABEL!r}", hint=f"They are indices, 0 to {classes - 1}.")  # fmt: skip
+
+
+def _right(outputs: Iterable[Array], labels: Array, where: str) -> npt.NDArray[np.bool_]:
     found: list[Array] = []
     for output in outputs:
         scores = np.asarray(output)
@@ -312,20 +324,18 @@ def _right(outputs: Iterable[Array], labels: Array) -> npt.NDArray[np.bool_]:
         if len(axes) != 1:
             raise UserError(
                 f"top-1 needs an output [samples, classes], the first output is {list(scores.shape)}",
-                where="label",
+                where=f"{where}, array {LABEL!r}",
                 hint="Leave label out of the data to compare outputs instead.",
             )
         classes = scores.shape[axes[0]]
-        if labels.size and not 0 <= labels.min() <= labels.max() < classes:
-            raise UserError(f"the labels go from {labels.min()} to {labels.max()}, and the model tells {classes} classes apart",
-                            where="label", hint=f"They are indices, 0 to {classes - 1}.")  # fmt: skip
+        _check_labels(labels, classes, where)
         picks = scores.argmax(axes[0])
         if scores.dtype.kind == "f":  # argmax takes the first NaN for the largest: class 0, mostly, which is right by chance
             picks = np.where(np.isnan(scores).any(axes[0]), -1, picks)
         found.append(picks.reshape(-1))
     picked = np.concatenate(found) if found else np.zeros(0, np.int64)
     if picked.size != labels.size:
-        raise UserError(f"the model gave {picked.size} answers for {labels.size} labels", where="label")
+        raise UserError(f"the model gave {picked.size} answers for {labels.size} labels", where=f"{where}, array {LABEL!r}")
     return np.asarray(picked == labels)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +13,14 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from eie.runtime.backends.base import ACTIVATIONS, Activations
+from eie.runtime.operators import DOMAIN
 
-from ..errors import UserError
+from ..analysis.samples import made_up, that_runs
+from ..data import Feeds, describe, inputs_of, load_npz, split
+from ..errors import ModelError, UserError
+from ..ir.graph import Model
+from ..ir.reader import read
+from ..ir.verifier import verify
 from ..report.table import console, printable
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
@@ -54,6 +60,40 @@ def shapes(options: Sequence[str]) -> dict[str, list[int]]:
             )
         found[name] = shape
     return found
+
+
+def one_input(
+    model: Path, given: Path | None, run: Callable[[Feeds], Any], *, batch: int = 1
+) -> tuple[Feeds, str]:
+    """What a model runs on once, and words for what that is.
+
+    Args:
+        given: samples of the user's, of which the first is taken; made up when None.
+        run: the model, to see which made-up input it takes.
+        batch: most samples that are taken at once, where the model's batch is open.
+
+    Raises:
+        UserError: the samples do not fit the model, or none can be made up.
+    """
+    graph = read(model)
+    if given is None:
+        return that_runs(made_up(graph, 1, 0), run)[0][0], "made up, one sample; --data takes real ones"
+    feeds, _ = split(load_npz(given), describe(inputs_of(graph)), batch=batch, where=str(given))
+    which = "all of" if len(feeds) == 1 else f"the first of {len(feeds):,} runs in"
+    return feeds[0], f"{which} {given.name}"
+
+
+def read_plain(path: Path, hint: str) -> Model:
+    """A model that can be compressed, read and verified.
+
+    Raises:
+        ModelError: it is an artifact already; ``hint`` says what to do then.
+    """
+    model = read(path)
+    if DOMAIN in model.graph.opsets:
+        raise ModelError("this is an artifact already", where=str(path), hint=hint)
+    verify(model)
+    return model
 
 
 def print_json(value: Any) -> None:

@@ -6,22 +6,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from eie.runtime import Session
 from eie.runtime.backends import registry
 from eie.runtime.hardware.config import Config
 
-from ..analysis.samples import made_up, that_runs
-from ..data import load_npz
 from ..errors import UserError
 from ..files import check_writable, write_beside
-from ..ir.reader import read
 from ..report.compare import compare
 from ..report.page import page
 from ..report.result import finite
-from ..report.table import console, decibels, size
-from .common import Bars, Json, ModelPath, print_json
+from ..report.table import Column, console, decibels, print_fitted, printable, size
+from .common import Bars, Json, ModelPath, one_input, print_json
 from .lower import Machine
 
 NAME = "compare"
@@ -35,8 +31,14 @@ def command(
     backends: Annotated[
         str, typer.Option(help="Which, separated by commas: ort, cpu, reference, hardware.")
     ] = "ort,cpu,reference,hardware",
-    input: Annotated[
-        Path | None, typer.Option(help="An .npz with an array an input; made up when left out.", show_default=False)
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            "--input",
+            help="An .npz with arrays named after the inputs, of which the first sample is taken; made up when left out.",
+            show_default=False,
+        ),
     ] = None,
     config: Machine = "eie-64-45nm",
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 30,
@@ -53,12 +55,10 @@ def command(
     bars = Bars(verbose=False)
     with bars.shown():
         bars.stage("compare", len(names))
-        if input is not None:
-            feeds = load_npz(input)
-        else:
-            original = Session(model, "ort")
-            feeds = that_runs(made_up(read(model), 1, 0), lambda candidate: original.run(None, candidate))[0][0]
+        original = Session(model, "ort")
+        feeds, what = one_input(model, data, lambda candidate: original.run(None, candidate))
         found = compare(model, artifact, list(dict.fromkeys(names)), feeds, runs=runs, config=machine, progress=bars)
+        found["input"], found["made_up"] = what, data is None
     if html is not None:
         with write_beside(html) as stream:
             stream.write(page(found).encode())
@@ -73,29 +73,28 @@ def command(
 def _show(found: dict[str, Any]) -> None:
     screen = console()
     base = found["base"]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("backend")
-    for title in ("activations", "largest", "RMS", "SQNR", "top-1", "latency us", "of original", "cycles", "energy uJ"):
-        table.add_column(title, justify="right", no_wrap=True)
+    columns = [
+        Column("backend"), Column("activations", 3), Column("largest", 2), Column("RMS", 4), Column("SQNR"), Column("top-1"),
+        Column("latency us"), Column("of original"), Column("cycles", 5), Column("energy uJ", 5),
+    ]  # fmt: skip
     us = base["latency_us"]
-    table.add_row(
-        "original", "", "", "", "", "", f"{us['median']:,.0f} ({us['low']:,.0f}-{us['high']:,.0f})", "1.00", "", ""
-    )
+    rows = [["original", "", "", "", "", "", f"{us['median']:,.0f} ({us['low']:,.0f}-{us['high']:,.0f})", "1.00", "", ""]]
     for name, b in found["backends"].items():
         numbers = [o for o in b["outputs"] if "largest" in o]
         us = b["latency_us"]
         spread = "" if us["low"] == us["high"] else f" ({us['low']:,.0f}-{us['high']:,.0f})"
-        table.add_row(
+        rows.append([
             name, b["activations"], f"{max((o['largest'] for o in numbers), default=0):.3g}",
             f"{max((o['rms'] for o in numbers), default=0):.3g}", decibels(b["sqnr_db"]),
             "" if b["top1_agreement"] is None else f"{b['top1_agreement']:.0%}", f"{us['median']:,.0f}{spread}",
             f"{us['median'] / base['latency_us']['median']:.2f}", f"{b['cycles']:,}" if "cycles" in b else "",
             f"{b['energy_uj']:,.2f}" if "energy_uj" in b else "",
-        )  # fmt: skip
-    screen.print(table, highlight=False)
+        ])  # fmt: skip
+    print_fitted(screen, columns, rows)
     ratio = base["bytes"] / max(1, found["artifact_bytes"])
+    screen.print(f"\ninput      {printable(found['input'])}", highlight=False)
     screen.print(
-        f"\nsize       {size(base['bytes'])} before, {size(found['artifact_bytes'])} after: {ratio:.1f} times smaller",
+        f"size       {size(base['bytes'])} before, {size(found['artifact_bytes'])} after: {ratio:.1f} times smaller",
         highlight=False,
     )
     if found["hardware"]:

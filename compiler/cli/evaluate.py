@@ -65,7 +65,7 @@ def command(
     found: dict[str, Any] = {"samples": len(feeds) if labels is None else len(labels), "backend": backend}
     lines = []
     if labels is not None and score is None:
-        share = top1((o[0] for o in outputs), labels)
+        share = top1((o[0] for o in outputs), labels, str(data))
         found["top1"], found["interval"] = share, list(wilson(round(share * len(labels)), len(labels)))
         low, high = found["interval"]
         lines.append(f"top-1 {share:.2%} ({low:.1%} to {high:.1%}) of {len(labels):,} samples "

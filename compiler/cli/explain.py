@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from ..analysis.calibration import Calibration
 from ..analysis.explain import Became, Cause, became, changed, explain
@@ -19,18 +18,18 @@ from ..data import Feeds
 from ..errors import UserError
 from ..ir.graph import Model
 from ..ir.reader import read
-from ..ir.verifier import verify
 from ..passes.canonicalize import Canonicalize
 from ..passes.encode import Encode
 from ..pipeline import designed_too, transform
 from ..recipe import Budget, Recipe, presets
 from ..report.result import finite
-from ..report.table import console, decibels, printable
-from .common import Bars, Json, ModelPath, print_json
+from ..report.table import Column, console, decibels, print_fitted, printable
+from .common import Bars, Json, ModelPath, print_json, read_plain
 from .promises import Samples
 
 NAME = "explain"
-_SPARED = 3  # layers whose recipe lines are printed
+_SPARED = 3  # layers whose recipe lines are printed, at most
+_MOST = 0.5  # of the error: the layers that carry as much are worth sparing
 
 
 def command(
@@ -48,8 +47,7 @@ def command(
     bars = Bars(verbose=False)
     with bars.shown():
         bars.stage("read", 0)
-        original, working = read(model), read(model)
-        verify(working)
+        original, working = read(model), read_plain(model, "Give the model it was made from first, then the artifact.")
         judge = Judge(original, data, None, samples or (64 if data is not None else 16), 0)
         Canonicalize().run(working)
         layers, _ = find_layers(working, lambda name: True)
@@ -86,31 +84,40 @@ def _became(model: Model, layers: list[Layer], artifact: Path, judge: Judge) -> 
 
 def _show(whole: float, causes: list[Cause], judge: Judge) -> None:
     screen = console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("layer", overflow="fold")
-    table.add_column("operator")
-    for title in ("kept", "bits", "alone", "of all", "zeros only", "spared"):
-        table.add_column(title, justify="right", no_wrap=True)
+    columns = [Column("layer"), Column("operator", 1, text=True), Column("kept", 2), Column("bits", 2), Column("alone"),
+               Column("of all"), Column("zeros only", 3), Column("spared")]  # fmt: skip
     total = sum(c.alone for c in causes if math.isfinite(c.alone)) or 1.0
-    for c in causes:
-        table.add_row(
-            printable(c.layer), c.op, f"{c.kept:.0%}", str(c.bits), decibels(in_decibels(c.alone)), f"{c.alone / total:.0%}",
-            decibels(in_decibels(c.pruning)), _gain(whole, c.spared),
-        )  # fmt: skip
-    screen.print(table, highlight=False)
+    print_fitted(screen, columns, [
+        [printable(c.layer), c.op, f"{c.kept:.0%}", str(c.bits), decibels(in_decibels(c.alone)), f"{c.alone / total:.0%}",
+         decibels(in_decibels(c.pruning)), _gain(whole, c.spared)] for c in causes
+    ])  # fmt: skip
     held = " held back" if judge.held_back else ""
     kind = "samples of made-up input" if judge.made_up else f"samples{held}"
     lines: list[Any] = [
-        f"\noutputs    {decibels(in_decibels(whole))} on {len(judge.check)} {kind}; alone: each layer changed by itself; zeros only: "
-        "pruned as it was, its other weights unchanged (sharing adds the rest, or makes up for it); spared: what the outputs gain when "
-        "it is left as it was"
+        f"\noutputs    {decibels(in_decibels(whole))} on {len(judge.check)} {kind}, as all decibels above; "
+        "alone: each layer changed by itself; zeros only: pruned as it was, its other weights unchanged (sharing adds the rest, or "
+        "makes up for it); spared: what the outputs gain when it is left as it was"
     ]
-    worst = [c for c in causes if c.alone > 0][:_SPARED]
+    worst = _worst(causes)
     if worst:
-        lines.append("\nTo spare the worst, add to the recipe (the last rule that matches wins):\n")
+        share = "" if any(not math.isfinite(c.alone) for c in worst) else f", {sum(c.alone for c in worst) / total:.0%} of the error"
+        which = "the worst layer" if len(worst) == 1 else f"the {len(worst)} worst layers"
+        lines.append(f"\nTo spare {which}{share}, add to the recipe (the last rule that matches wins):\n")
         lines += [c.rule() + "\n" for c in worst]
     for line in lines:
         screen.print(line, highlight=False, soft_wrap=True)
+
+
+def _worst(causes: list[Cause]) -> list[Cause]:
+    """The layers that carry half of the error, at most three; none where that is all of them: a recipe without them
+    compresses nothing."""
+    total = sum(c.alone for c in causes)
+    found: list[Cause] = []
+    for cause in causes[:_SPARED]:  # the largest first
+        if cause.alone <= 0 or sum(c.alone for c in found) >= _MOST * total:
+            break
+        found.append(cause)
+    return found if len(found) < len(causes) else []
 
 
 def _gain(whole: float, spared: float) -> str:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rich.table import Table
-
 from eie.runtime.artifact import payloads
 from eie.runtime.format import decode, inspect
 from eie.runtime.modelfile import load_model
 
 from ..errors import ModelError
 from ..report.result import KINDS
-from ..report.table import console, printable, size
+from ..report.table import Column, console, elided, print_fitted, printable, size
 from .common import Json, ModelPath, print_json
 
 NAME = "inspect"
@@ -54,26 +52,19 @@ def command(model: ModelPath, json: Json = False) -> None:
         print_json({"file_bytes": total, "payload_bytes": held, "payloads": rows})
         return
     screen = console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("payload", overflow="fold")
-    table.add_column("read by", overflow="fold")
-    for title in ("shape", "kept", "bits", "coded as", "gaps", "bytes", "ratio", *KINDS):
-        table.add_column(title, justify="right", no_wrap=title == "shape")
+    columns = [
+        Column("payload"), Column("read by", 1, text=True), Column("shape"), Column("kept"), Column("bits"), Column("coded as", 3),
+        Column("gaps", 3), Column("bytes"), Column("ratio"), *(Column(kind, 2, dim=True) for kind in KINDS),
+    ]  # fmt: skip
+    cells = []
     for row in rows:
         gaps = f"{row['index_codec']}/{row['index_bits']}" if row["index_bits"] else "-"
-        table.add_row(
-            printable(row["name"]),
-            printable(", ".join(row["nodes"])),
-            "x".join(map(str, row["shape"])),
-            f"{row['kept']:.0%}",
-            str(row["bits"]),
-            row["code_codec"],
-            gaps,
-            size(row["bytes"]),
-            f"{row['dense_bytes'] / max(1, row['bytes']):.1f}x",
+        cells.append([
+            printable(row["name"]), elided(", ".join(row["nodes"]), 40), "x".join(map(str, row["shape"])), f"{row['kept']:.0%}",
+            str(row["bits"]), row["code_codec"], gaps, size(row["bytes"]), f"{row['dense_bytes'] / max(1, row['bytes']):.1f}x",
             *(size(row["bytes_by_kind"][k]) for k in KINDS),
-        )
-    screen.print(table, highlight=False)
+        ])  # fmt: skip
+    print_fitted(screen, columns, cells)
     screen.print(
         f"\n{size(total)} in the file: {size(held)} in {len(rows)} payloads, {size(total - held)} graph, biases and what is not compressed",
         highlight=False,

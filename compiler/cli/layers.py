@@ -5,27 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from rich.table import Table
-
-from eie.runtime.operators import DOMAIN
 
 from ..analysis.layers import find_layers
-from ..errors import ModelError
-from ..ir.reader import read
-from ..ir.verifier import verify
 from ..passes.canonicalize import Canonicalize
-from ..report.table import console, left_alone, printable, size
-from .common import Json, ModelPath, print_json
+from ..report.table import Column, console, left_alone, print_fitted, printable, size
+from .common import Json, ModelPath, print_json, read_plain
 
 NAME = "layers"
 
 
 def command(model: ModelPath, json: Json = False) -> None:
     """List the weights that can be compressed, by the names recipes use, and the constants that can't."""
-    graph = read(model)
-    verify(graph)
-    if DOMAIN in graph.graph.opsets:
-        raise ModelError("this is an artifact already", where=str(model), hint="`eie inspect` shows what it holds.")
+    graph = read_plain(model, "`eie inspect` shows what it holds.")
     Canonicalize().run(graph)
     layers, alone = find_layers(graph)
     rows: list[dict[str, Any]] = []
@@ -51,22 +42,12 @@ def command(model: ModelPath, json: Json = False) -> None:
         )
         return
     screen = console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("layer", overflow="fold")
-    table.add_column("operator")
-    for title in ("shape", "bytes", "not zero", "deviation", "largest"):
-        table.add_column(title, justify="right")
-    for row in rows:
-        table.add_row(
-            printable(str(row["name"])),
-            str(row["op"]),
-            "x".join(map(str, row["shape"])),
-            size(row["bytes"]),
-            f"{row['nonzero']:.0%}",
-            f"{row['deviation']:.4f}",
-            f"{row['largest']:.4f}",
-        )
-    screen.print(table, highlight=False)
+    columns = [Column("layer"), Column("operator", 2, text=True), Column("shape"), Column("bytes"), Column("not zero"),
+               Column("deviation", 1), Column("largest", 1)]  # fmt: skip
+    print_fitted(screen, columns, [
+        [printable(str(row["name"])), str(row["op"]), "x".join(map(str, row["shape"])), size(row["bytes"]), f"{row['nonzero']:.0%}",
+         f"{row['deviation']:.4f}", f"{row['largest']:.4f}"] for row in rows
+    ])  # fmt: skip
     rest = left_alone(alone, every=True)
     if rest is not None:
         screen.print(rest, highlight=False)

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from eie.runtime.hardware.config import Config, presets
 from eie.runtime.hardware.program import to_bytes
 
 from ..files import check_writable, write_beside
 from ..lowering.program import lower_model
-from ..report.table import console, printable, size
+from ..report.table import Column, console, print_fitted, printable, size
 from .common import Json, ModelPath, print_json
 
 NAME = "lower"
@@ -49,17 +48,14 @@ def command(
                     "host": [{"name": name, "why": why} for name, why in lowered.host.items()]})  # fmt: skip
         return
     screen = console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("layer", overflow="fold")
-    table.add_column("operator")
-    for title in ("matrix", "tiles", "entries", "fillers", "fullest element"):
-        table.add_column(title, justify="right")
-    table.add_column("weights")
-    for row, p in zip(rows, lowered.programs, strict=True):
-        table.add_row(printable(p.name), p.op, f"{p.outputs}x{p.inputs}", str(row["tiles"]), f"{p.entries:,}",
-                      f"{p.fillers / max(1, p.entries):.0%}", f"{row['fullest']:,}",
-                      "stay in SRAM" if p.resident else "loaded for each vector")  # fmt: skip
-    screen.print(table, highlight=False)
+    columns = [Column("layer"), Column("operator", 1, text=True), Column("matrix"), Column("tiles", 2), Column("entries"),
+               Column("fillers"), Column("fullest element", 3), Column("weights", 4, text=True)]  # fmt: skip
+    print_fitted(screen, columns, [
+        [printable(p.name), p.op, f"{p.outputs}x{p.inputs}", str(row["tiles"]), f"{p.entries:,}",
+         f"{p.fillers / max(1, p.entries):.0%}", f"{row['fullest']:,}",
+         "stay in SRAM" if p.resident else "loaded for each vector"]
+        for row, p in zip(rows, lowered.programs, strict=True)
+    ])  # fmt: skip
     for name, why in lowered.host.items():
         screen.print(f"host       {printable(name)}: {why}", highlight=False)
     screen.print(

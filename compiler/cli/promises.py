@@ -52,6 +52,8 @@ Cached = Annotated[
 Jobs = Annotated[int, typer.Option(help="Processes that measure layers; -1 for one a core.")]
 Dask = Annotated[str | None, typer.Option(help="Measure layers on this cluster: tcp://host:8786.", show_default=False)]
 
+_FEWEST_BYTES = 1000  # below which a size without a unit is rather a factor, or lacks its unit
+
 
 def budget(
     model: Path,
@@ -139,6 +141,10 @@ def _bytes(text: str, model: Path) -> int:
         external = model.with_name(model.name + ".data")
         whole = model.stat().st_size + (external.stat().st_size if external.is_file() else 0)
         return max(1, int(whole / value))
+    if not unit and value < _FEWEST_BYTES:
+        raise UserError(
+            f"{text!r} would be {value:g} bytes", where="--size", hint=f"{text}x, or {text}kB? (Bytes are written {text}B.)"
+        )
     scale = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 1 << 10, "mib": 1 << 20}[unit]
     return max(1, int(value * scale))
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from ..analysis.calibration import Calibration
 from ..analysis.fidelity import decibels as in_decibels
@@ -16,17 +15,16 @@ from ..analysis.layers import Layer, find_layers
 from ..errors import UserError
 from ..files import check_writable, write_beside
 from ..ir.reader import read
-from ..ir.verifier import verify
 from ..passes.base import parse_pipeline
 from ..passes.canonicalize import Canonicalize
 from ..pipeline import designed_too, planned
 from ..recipe import Budget, Recipe
 from ..report.plots import sensitivity_plot
 from ..report.result import finite
-from ..report.table import console, printable
+from ..report.table import Column, console, print_fitted, printable
 from ..search.choose import curves_of, point_text
 from ..search.curves import Cache, Curve, Point, grid_of
-from .common import Bars, Json, ModelPath, print_json, shapes
+from .common import Bars, Json, ModelPath, print_json, read_plain, shapes
 from .promises import Cached, Dask, Jobs, Samples
 
 NAME = "sensitivity"
@@ -65,8 +63,7 @@ def command(
     bars = Bars(verbose=False)
     with bars.shown():
         bars.stage("read", 0)
-        original, working = read(model), read(model)
-        verify(working)
+        original, working = read(model), read_plain(model, "Give the model it was made from.")
         assert recipe.budget is not None
         judge = Judge(original, data, shapes(shape or []), recipe.budget.samples, 0)
         Canonicalize().run(working)
@@ -88,6 +85,8 @@ def command(
         )
         return
     _show(layers, curves)
+    if plot is not None:
+        console().print(f"plot       {plot}", highlight=False)
 
 
 def _numbers(text: str, where: str, low: float, high: float) -> list[float]:
@@ -113,19 +112,19 @@ def _json(layer: Layer, curve: Curve) -> dict[str, Any]:
 
 def _show(layers: list[Layer], curves: list[Curve]) -> None:
     screen = console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("layer", overflow="fold")
-    table.add_column("operator")
-    for title in ("shape", "reach", *(f"{t} dB" for t in _TARGETS), "dense us", "best us"):
-        table.add_column(title, justify="right", no_wrap=True)
+    columns = [
+        Column("layer"), Column("operator", 3, text=True), Column("shape", 2), Column("reach", 1), *(Column(f"{t} dB") for t in _TARGETS),
+        Column("dense us", 4), Column("best us", 4),
+    ]  # fmt: skip
+    rows = []
     for layer, curve in zip(layers, curves, strict=True):
         dense, fastest = curve.points[-1].us, min(p.us for p in curve.points)
-        table.add_row(
+        rows.append([
             printable(layer.name), layer.op, "x".join(map(str, layer.shape)),
             f"{10 * math.log10(curve.reach):+.0f} dB" if curve.reach > 0 else "", *(_cheapest(layer, curve, t) for t in _TARGETS),
             f"{dense:.1f}" if dense else "", f"{fastest:.1f}" if fastest else "",
-        )  # fmt: skip
-    screen.print(table, highlight=False)
+        ])  # fmt: skip
+    print_fitted(screen, columns, rows)
     screen.print(
         "\nN dB: bits a weight, and the share of weights kept, of the smallest form whose output keeps N dB. reach: how much of a layer's "
         "error arrives at the model's outputs. --json has every point, --plot draws them.", highlight=False, soft_wrap=True,

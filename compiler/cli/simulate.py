@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from eie.runtime import Session
 from eie.runtime.artifact import eie_nodes
 from eie.runtime.backends.hardware import HardwareBackend
 from eie.runtime.errors import nearest
 from eie.runtime.hardware.config import Config
-from eie.runtime.hardware.program import MAGIC
 from eie.runtime.hardware.trace import trace_events
 from eie.runtime.modelfile import load_model
 
-from ..analysis.samples import made_up, that_runs
-from ..data import Feeds, load_npz
+from ..data import Feeds
 from ..errors import ModelError, UserError
 from ..files import check_writable, write_beside
 from ..ir.reader import read
@@ -29,19 +26,26 @@ from ..ir.writer import to_proto
 from ..pipeline import optimize
 from ..report.hardware import of_backend
 from ..report.plots import sweep_plot
-from ..report.table import console, elided
+from ..report.table import Column, console, elided, print_fitted, printable
 from ..sweep import points, run_points
-from .common import Bars, Json, ModelPath, print_json
+from .common import Bars, Json, ModelPath, one_input, print_json
 from .lower import Machine
 
 NAME = "simulate"
+_AT_ONCE = 1 << 20  # an array that is one batch is simulated whole: how vectors share a machine is what is looked at
 
 
 def command(
     model: ModelPath,
     config: Machine = "eie-64-45nm",
-    input: Annotated[
-        Path | None, typer.Option(help="An .npz with an array an input; made up when left out.", show_default=False)
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            "--input",
+            help="An .npz with arrays named after the inputs; of a stack of inputs the first. Made up when left out.",
+            show_default=False,
+        ),
     ] = None,
     sweep: Annotated[
         list[str] | None,
@@ -84,7 +88,7 @@ def command(
     machines = points(machine, sweep or [])
     bars = Bars(verbose=False)
     with bars.shown():
-        artifact, feeds = _ready(model, input, bars)
+        artifact, feeds, what = _ready(model, data, bars)
         if sweep:
             bars.stage("sweep", len(machines))
             found = run_points(artifact, feeds, machines, jobs=jobs, dask=dask, results=results, progress=bars)
@@ -95,20 +99,26 @@ def command(
             one = of_backend(backend)
     if sweep:
         _show_sweep(found, to_csv, plot, json)
+        if not json:
+            _written(table=to_csv, plot=plot, results=results)
         return
     if trace is not None:
         _write_trace(trace, backend, layer)
     if json:
         print_json(one)
     else:
-        _show(one, machine)
+        _show(one, machine, what)
+        _written(trace=trace)
 
 
-def _ready(model: Path, input: Path | None, bars: Bars) -> tuple[bytes, Feeds]:
-    """The artifact's bytes, made by the default recipe where a plain model is given, and input it runs on."""
-    if model.is_file() and model.open("rb").read(len(MAGIC)) == MAGIC:
-        raise ModelError("is a program: what it computes between its layers is not in it", where=str(model),
-                         hint="Give the artifact it was made from; `eie disasm` shows the program.")  # fmt: skip
+def _written(**paths: Path | None) -> None:
+    for what, path in paths.items():
+        if path is not None:
+            console().print(f"{what:<10} {path}", highlight=False)
+
+
+def _ready(model: Path, data: Path | None, bars: Bars) -> tuple[bytes, Feeds, str]:
+    """The artifact's bytes, made by the default recipe where a plain model is given, input it runs on, and what that is."""
     proto = load_model(model)
     if not any(True for _ in eie_nodes(proto)):
         result = optimize(model, progress=bars)
@@ -118,11 +128,9 @@ def _ready(model: Path, input: Path | None, bars: Bars) -> tuple[bytes, Feeds]:
     else:
         artifact = model.read_bytes() if not any(t.external_data for t in proto.graph.initializer) else to_proto(
             read(model)).SerializeToString()  # fmt: skip
-    if input is not None:
-        return artifact, load_npz(input)
     session = Session(artifact, "cpu")
-    feeds, _ = that_runs(made_up(read(model), 1, 0), lambda candidate: session.run(None, candidate))
-    return artifact, feeds[0]
+    feeds, what = one_input(model, data, lambda candidate: session.run(None, candidate), batch=_AT_ONCE)
+    return artifact, feeds, what
 
 
 def _watched(artifact: bytes, layer: str | None, window: str) -> tuple[tuple[int, int], list[str]]:
@@ -146,31 +154,38 @@ def _write_trace(path: Path, backend: HardwareBackend, layer: str | None) -> Non
         stream.write(text_json.dumps(drawn).encode())
 
 
-def _show(found: dict[str, Any], config: Config) -> None:
+def _show(found: dict[str, Any], config: Config, what: str) -> None:
     screen = console()
-    table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True, footer_style="bold")
     total = found["total"]
-    table.add_column("layer", overflow="fold", footer=f"{len(found['layers'])} layers")
-    for title, footer in (
-        ("cycles", f"{total['cycles']:,}"), ("us", f"{total['microseconds']:,.1f}"), ("compute", f"{total['compute_cycles']:,}"),
-        ("in and out", f"{total['io_cycles']:,}"), ("loading", f"{total['load_cycles']:,}"), ("vectors", ""),
-        ("busy", f"{total['efficiency']:.0%}"), ("fillers", ""), ("blocked", ""), ("starved", ""), ("idle", ""),
-        ("energy uJ", f"{total['energy_uj']:,.2f}"),
-    ):  # fmt: skip
-        table.add_column(title, justify="right", footer=footer, no_wrap=True)
+    columns = [
+        Column("layer", footer=f"{len(found['layers'])} layers"),
+        Column("cycles", footer=f"{total['cycles']:,}"),
+        Column("us", footer=f"{total['microseconds']:,.1f}"),
+        Column("compute", 1, footer=f"{total['compute_cycles']:,}"),
+        Column("in and out", 2, footer=f"{total['io_cycles']:,}"),
+        Column("loading", 3, footer=f"{total['load_cycles']:,}"),
+        Column("vectors", 6),
+        Column("busy", footer=f"{total['efficiency']:.0%}"),
+        Column("fillers", 5),
+        Column("blocked", 4),
+        Column("starved", 4),
+        Column("idle", 4),
+        Column("energy uJ", footer=f"{total['energy_uj']:,.2f}"),
+    ]
+    rows = []
     for row in found["layers"]:
         stalled, every = row["stalls"], max(1, row["compute_cycles"] * config.processing_elements)
-        table.add_row(
+        rows.append([
             elided(row["name"], 40), f"{row['cycles']:,}", f"{row['microseconds']:,.1f}", f"{row['compute_cycles']:,}",
             f"{row['io_cycles']:,}", f"{row['load_cycles']:,}", f"{row['vectors']:,}", f"{row['efficiency']:.0%}",
             f"{row['fillers_visited'] / max(1, row['entries_visited']):.0%}", f"{stalled['blocked']:,}",
             f"{(stalled['starved'] + stalled['empty']) / every:.0%}", f"{stalled['idle'] / every:.0%}", f"{row['energy_uj']:,.2f}",
-        )  # fmt: skip
-    screen.print(table, highlight=False)
+        ])  # fmt: skip
+    print_fitted(screen, columns, rows)
     channels = f"{config.channels} channels of " * (config.channels > 1)
     area = f", {total['area_mm2']:.1f} mm2" * (total["area_mm2"] > 0)
     screen.print(f"\n{config.name}: {channels}{config.processing_elements} elements at {config.clock_mhz:g} MHz, "
-                 f"{total['power_mw']:,.0f} mW mean{area}", highlight=False)  # fmt: skip
+                 f"{total['power_mw']:,.0f} mW mean{area}; input: {printable(what)}", highlight=False)  # fmt: skip
 
 
 def _show_sweep(found: list[dict[str, Any]], to_csv: Path | None, plot: Path | None, json: bool) -> None:
@@ -189,11 +204,11 @@ def _show_sweep(found: list[dict[str, Any]], to_csv: Path | None, plot: Path | N
     if json:
         print_json({"points": found})
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in (*names, "cycles", "us", "busy", "energy uJ", "power mW", "area mm2"):
-        table.add_column(title, justify="right")
-    for row in rows:
-        n = len(names)
-        table.add_row(*(f"{v:g}" if isinstance(v, float) else str(v) for v in row[:n]), f"{row[n]:,}", f"{row[n + 1]:,.1f}",
-                      f"{row[n + 2]:.1%}", f"{row[n + 3]:,.2f}", f"{row[n + 4]:,.0f}", f"{row[n + 5]:.1f}")  # fmt: skip
-    console().print(table, highlight=False)
+    n = len(names)
+    print_fitted(
+        console(),
+        [*map(Column, names), Column("cycles"), Column("us"), Column("busy", 1), Column("energy uJ"), Column("power mW", 2),
+         Column("area mm2", 2)],
+        [[*(f"{v:g}" if isinstance(v, float) else str(v) for v in row[:n]), f"{row[n]:,}", f"{row[n + 1]:,.1f}",
+          f"{row[n + 2]:.1%}", f"{row[n + 3]:,.2f}", f"{row[n + 4]:,.0f}", f"{row[n + 5]:.1f}"] for row in rows],
+    )  # fmt: skip

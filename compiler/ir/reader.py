@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 from google.protobuf.message import DecodeError, Message
 
-from eie.runtime.modelfile import check_functions
+from eie.runtime.modelfile import check_functions, check_no_program
 
 from ..errors import ModelError
 from .graph import Constant, Graph, Model, Node, bits_of
@@ -55,6 +55,7 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise ModelError(f"can't read the model: {error.strerror or error}", where=str(path), hint=hint) from error
     if not content:
         raise ModelError("the file is empty", where=str(path), hint=hint)
+    check_no_program(content, str(path))
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(content)

@@ -52,7 +52,8 @@ def page(found: dict[str, Any]) -> str:
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'>",
         f"<title>{_text(found['artifact'])}</title><style>{_STYLE}</style>",
-        f"<h1>{_text(found['artifact'])}</h1><p class=quiet>compared with {_text(found['original'])} in ONNX Runtime</p>",
+        f"<h1>{_text(found['artifact'])}</h1><p class=quiet>compared with {_text(found['original'])} in ONNX Runtime; "
+        f"input: {_text(found['input'])}</p>",
         "<div class=facts>" + "".join(f"<div>{_text(what)}<b>{_text(value)}</b><span class=quiet>{_text(more)}</span></div>"
                                       for what, value, more in facts) + "</div>",
         "<h2>Backends</h2>", _backends(found),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +18,8 @@ from .result import KINDS, LayerRow, Learnt, Result
 
 _OTHERS = 130  # columns that everything but the layer's name takes
 _FAR_DB = 10.0  # outputs that moved by a third of themselves: hardly the same model any more
+_NAME = 24  # columns that names of layers get at least, where they need them
+_GAP = 2  # columns between two of a table
 _NARROW = 150  # columns below which the bytes by kind are left out of the table
 
 
@@ -46,31 +50,92 @@ def decibels(value: float) -> str:
     return "equal" if math.isinf(value) and value > 0 else f"{value:.1f} dB"
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        title: over it.
+        spare: 0 for what is always shown; on a narrow terminal columns with the largest number go first, those of the same number
+            together.
+        text: to the left, as words are; numbers stand to the right.
+        footer: below it.
+        dim: quieter than the others.
+    """
+
+    title: str
+    spare: int = 0
+    text: bool = False
+    footer: str = ""
+    dim: bool = False
+
+
+def fitted(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> tuple[Table, list[str]]:
+    """A table that fits a terminal, and the titles of the columns that were left out for it.
+
+    The first column holds names: it is folded where it is too long, but never below 24 columns (a table that shows no names says
+    nothing); all others stay on one line.
+
+    Args:
+        width: of the terminal.
+    """
+    widest = [
+        max(map(cell_len, (column.title, column.footer, *(row[i] for row in rows)))) for i, column in enumerate(columns)
+    ]
+    first = min(_NAME, widest[0])
+    shown = set(range(len(columns)))
+
+    def needed() -> int:
+        return first + sum(widest[i] + _GAP for i in shown if i)
+
+    while needed() > width and any(columns[i].spare for i in shown):
+        least = max(columns[i].spare for i in shown)
+        shown -= {i for i in shown if columns[i].spare == least}
+    footers = any(c.footer for c in columns)
+    table = Table(box=None, pad_edge=False, show_footer=footers, header_style="bold", footer_style="bold")
+    for i in sorted(shown):
+        column = columns[i]
+        table.add_column(
+            column.title, footer=column.footer, justify="left" if column.text or i == 0 else "right",
+            style="dim" if column.dim else "", no_wrap=i > 0, overflow="fold" if i == 0 else "ellipsis",
+            min_width=first if i == 0 else None,
+        )  # fmt: skip
+    for row in rows:
+        table.add_row(*(row[i] for i in sorted(shown)))
+    return table, [c.title for i, c in enumerate(columns) if i not in shown]
+
+
+def print_fitted(screen: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table as wide as the screen, and what it had no room for."""
+    table, missing = fitted(columns, rows, screen.width)
+    screen.print(table, highlight=False)
+    if missing:
+        screen.print(f"no room for: {', '.join(missing)} (a wider terminal, or --json)", style="dim", highlight=False)
+
+
 def layer_table(rows: Sequence[LayerRow], width: int, *, full: bool = False) -> Table:
     """A row a compressed weight, totals below; long names are cut short unless ``full``."""
-    table = Table(box=None, pad_edge=False, show_footer=bool(rows), header_style="bold", footer_style="bold")
     before, after = sum(r.bytes_before for r in rows), sum(r.bytes_after for r in rows)
     weights = sum(math.prod(r.shape) for r in rows)
     kept = sum(r.kept * math.prod(r.shape) for r in rows) / max(1, weights)
     wide = width >= _NARROW
-    table.add_column("layer", footer=f"{len(rows)} weight{'s' * (len(rows) != 1)}", overflow="fold", min_width=24)
-    table.add_column("operator")
-    table.add_column("shape", no_wrap=True)
-    table.add_column("kept", justify="right", footer=f"{kept:.0%}")
-    table.add_column("bits", justify="right")
-    table.add_column("before", justify="right", footer=size(before), no_wrap=True)
-    table.add_column("after", justify="right", footer=size(after), no_wrap=True)
-    table.add_column("ratio", justify="right", footer=f"{before / after:.1f}x" if after else "")
+    columns = [
+        Column("layer", footer=f"{len(rows)} weight{'s' * (len(rows) != 1)}"),
+        Column("operator", 3, text=True),
+        Column("shape", 4, text=True),
+        Column("kept", footer=f"{kept:.0%}"),
+        Column("bits", 1),
+        Column("before", 2, footer=size(before)),
+        Column("after", footer=size(after)),
+        Column("ratio", footer=f"{before / after:.1f}x" if after else ""),
+    ]
     if wide:
-        for kind in KINDS:
-            table.add_column(
-                kind, justify="right", style="dim", no_wrap=True, footer=size(sum(r.bytes_by_kind[kind] for r in rows))
-            )
-    table.add_column("error", justify="right")
-    table.add_column("runs", no_wrap=True)
+        columns += [Column(kind, footer=size(sum(r.bytes_by_kind[kind] for r in rows)), dim=True) for kind in KINDS]
+    columns += [Column("error"), Column("runs", text=True)]
+    cells = []
     for row in rows:
         kinds = [size(row.bytes_by_kind[kind]) if row.bytes_by_kind[kind] else "" for kind in KINDS] if wide else []
-        table.add_row(
+        cells.append([
             printable(row.name) if full else elided(row.name, max(24, min(36, width - (_OTHERS if wide else 76)))),
             row.op,
             "x".join(map(str, row.shape)),
@@ -82,8 +147,8 @@ def layer_table(rows: Sequence[LayerRow], width: int, *, full: bool = False) -> 
             *kinds,
             f"{row.error:.1%}" if row.error else "0",
             _runs(row),
-        )
-    return table
+        ])  # fmt: skip
+    return fitted(columns, cells, width)[0]
 
 
 def _runs(row: LayerRow) -> str:

@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from typing import cast
 
-from ..errors import UserError, nearest
+from ..errors import UserError, any_of
 from .base import Backend
 
 
@@ -50,11 +50,11 @@ def find(name: str) -> Entry:
     """The entry of a backend.
 
     Raises:
-        UserError: there is none of that name; names the nearest.
+        UserError: there is none of that name; names the nearest, and all.
     """
     entry = BACKENDS.get(name) if isinstance(name, str) else None
     if entry is None:
-        raise UserError(f"no backend is called {name!r}", where="backend", hint=nearest(name, BACKENDS))
+        raise UserError(f"no backend is called {name!r}", where="backend", hint=any_of(name, BACKENDS))
     return entry
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import numpy as np
 
-from ..errors import UserError, nearest
+from ..errors import UserError, any_of, nearest
 
 Skip = Literal["zero", "nonpositive"]
 Weights = Literal["sram", "dram"]
@@ -134,7 +134,7 @@ class Config:
         known = [f.name for f in fields(self)]
         for name in options:
             if name not in known:
-                raise UserError(f"there is no parameter {name!r}", where=self._where, hint=nearest(name, known))
+                raise UserError(f"there is no parameter {name!r}", where=self._where, hint=any_of(name, known))
         return replace(self, **options)
 
     @classmethod

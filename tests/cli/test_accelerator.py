@@ -71,7 +71,8 @@ def test_what_can_not_be_lowered_or_read(pair: tuple[Path, Path], tmp_path: Path
     content = program.read_bytes()
     program.write_bytes(content[:300] + b"\xff" + content[301:])
     assert_refused("disasm", program, says="checksum")
-    assert_refused("simulate", program, says="is a program")
+    for command in (["simulate"], ["layers"], ["run", "--input", pair[0].parent / "x.npz", "--output", tmp_path / "y.npz"]):
+        assert_refused(*command, program, says="is an accelerator program, no model")
     assert_refused("disasm", pair[1], says="no program of the accelerator")
 
 
@@ -94,7 +95,7 @@ def test_a_plain_model_is_optimized_first(pair: tuple[Path, Path]) -> None:
 
 def test_traces_open_in_perfetto(pair: tuple[Path, Path], tmp_path: Path) -> None:
     path = tmp_path / "t.json"
-    call(
+    shown = call(
         "simulate",
         pair[1],
         "--input",
@@ -105,7 +106,8 @@ def test_traces_open_in_perfetto(pair: tuple[Path, Path], tmp_path: Path) -> Non
         "second",
         "--window",
         "0:500",
-    )
+    ).stdout
+    assert f"trace      {path}" in shown.replace("\n", "")
     events = json.loads(path.read_text())["traceEvents"]
     assert {e["ph"] for e in events} == {"M", "X", "C"}
     assert sum(e["ph"] == "M" for e in events) == 64 + 3  # two processes; a row an element, and the broadcast
@@ -142,10 +144,13 @@ def test_sweeps(pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert again == points
     assert sorted(results.read_text().splitlines()[:4]) == sorted(lines[:4])
     assert len(results.read_text().splitlines()) == 9
+    shown = call("simulate", pair[1], *SWEEP, "--results", results, "--plot", plot).stdout.replace("\n", "")
+    assert f"plot       {plot}" in shown and f"results    {results}" in shown
 
 
 def test_wrong_sweeps(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    for sweep, says in (("fifo", "gives no values"), ("fifos=1", "'fifo_slots'"), ("fifo=1..x!", "no value"), ("fifo=0", "outside 1"),
+    for sweep, says in (("fifo", "gives no values"), ("fifos=1", "'fifo_slots'"), ("x=1", "'clock_mhz'"),
+                        ("fifo=1..x!", "no value"), ("fifo=0", "outside 1"),
                         ("pe=8..2", "no range")):  # fmt: skip
         assert_refused("simulate", pair[1], "--sweep", sweep, says=says)
     assert_refused("simulate", pair[1], "--sweep", "pe=4", "--sweep", "processing_elements=8", says="swept twice")
@@ -217,7 +222,27 @@ def test_compare(pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert page.fetched == []  # it opens offline
     assert page.tags.count("svg") == 6
     assert "script" not in page.tags
-    assert "of original" in call("compare", *pair, "--backends", "cpu", "--runs", "2").stdout
+    shown = call("compare", *pair, "--backends", "cpu", "--runs", "2").stdout
+    assert "of original" in shown
+    assert "input      made up" in shown
+    assert found["made_up"] is False and "the first of 2 runs in x.npz" in html.read_text()
+
+
+def test_samples_may_be_a_stack_with_labels(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    x = f32(3, 1, 60)
+    np.savez(tmp_path / "stack.npz", x=x, label=np.arange(3))
+    np.savez(tmp_path / "first.npz", x=x[0])
+    stacked, first = (
+        json.loads(call("compare", *pair, "--data", tmp_path / name, "--backends", "cpu", "--runs", "1", "--json").stdout)
+        for name in ("stack.npz", "first.npz")
+    )
+    assert stacked["input"] == "the first of 3 runs in stack.npz"
+    assert first["input"] == "all of first.npz"
+    assert stacked["backends"]["cpu"]["outputs"] == first["backends"]["cpu"]["outputs"]
+    machine = json.loads(call("simulate", pair[1], "--data", tmp_path / "stack.npz", "--json").stdout)
+    assert [row["vectors"] for row in machine["layers"]] == [1, 1]
+    np.savez(tmp_path / "other.npz", y=x)
+    assert_refused("compare", *pair, "--data", tmp_path / "other.npz", says="no array for input 'x'")
 
 
 def test_names_are_no_markup_on_the_page(tmp_path: Path) -> None:

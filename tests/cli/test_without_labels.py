@@ -123,6 +123,7 @@ def test_a_metric_of_ones_own(folder: Path, tmp_path: Path) -> None:
         (("--max-drop", "much"), "can't read"),
         (("--max-error", "5"), "5%, or 26dB"),
         (("--size", "small"), "120kB"),
+        (("--size", "8"), "8x, or 8kB?"),
         (("--latency", "3"), "2ms"),
         (("--objective", "beauty"), "neither size nor latency"),
         (("--metric", "a:b"), "--max-drop"),
@@ -149,10 +150,10 @@ def test_hostile_samples(folder: Path, tmp_path: Path) -> None:
         ("name", {"z": x}, "no array for input 'x'"),
         ("empty", {"x": x[:0]}, "no samples"),
         ("hollow", {"x": x[:, None][:, :0]}, "empty on all samples"),  # runs of no sample each
-        ("labels", {"x": x, "label": labels + 90}, "the labels go from"),
+        ("labels", {"x": x, "label": labels + 90}, "labels.npz, array 'label': the labels go from"),
     ):
         np.savez(tmp_path / f"{name}.npz", **arrays)
-        for command in ("optimize", "sensitivity") if name != "labels" else ("optimize",):
+        for command in ("optimize", "sensitivity"):
             more = ("-o", tmp_path / "o.onnx", "--max-drop", "1%") if command == "optimize" else ()
             assert_refused(
                 command, folder / "m.onnx", "--data", tmp_path / f"{name}.npz", *more, "--no-cache", says=says
@@ -239,7 +240,8 @@ def test_sensitivity(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     kept = list((tmp_path / "cache" / "eie" / "curves").iterdir())
     assert len(kept) == 1
     assert call(*arguments).stdout == first.stdout
-    assert "reach" in call(*arguments[:-1]).stdout
+    shown = call(*arguments[:-1], "--plot", tmp_path / "p.svg").stdout
+    assert "reach" in shown and f"plot       {tmp_path / 'p.svg'}" in shown.replace("\n", "")
     for spoilt in ("damaged", json.dumps(json.loads(kept[0].read_text())[::-1])):  # the layers in another order
         kept[0].write_text(spoilt)
         assert call(*arguments).stdout == first.stdout
@@ -268,7 +270,11 @@ def test_explain(folder: Path, tmp_path: Path) -> None:
     )
     assert spared["error"] == pytest.approx(found["error"] - found["layers"][0]["spared"], rel=1e-3)
     shown = call("explain", folder / "m.onnx", tmp_path / "a.onnx", "--data", folder / "x.npz").stdout
-    assert 'match = "first"' in shown and "skip = true" in shown
+    worst = found["layers"][0]["layer"]  # of two layers it carries half of the error or more, by itself
+    assert shown.count("skip = true") == 1 and f'match = "{worst}"' in shown
+    assert "To spare the worst layer, " in shown and "held back, as all decibels above" in shown
+    assert_refused("explain", tmp_path / "a.onnx", folder / "m.onnx", says="artifact already. Give the model it was made from first")
+    assert_refused("sensitivity", tmp_path / "a.onnx", says="artifact already. Give the model it was made from")
     assert_refused("explain", folder / "m.onnx", folder / "m.onnx", "--data", folder / "x.npz", says="no artifact")
     assert_refused("explain", folder / "m.onnx", tmp_path / "none.toml", says="can't read the recipe")
 

@@ -295,7 +295,7 @@ def test_unknown_output_names_the_nearest(path: Path) -> None:
 
 
 def test_options_are_checked(path: Path) -> None:
-    with pytest.raises(UserError, match="Did you mean 'reference'"):
+    with pytest.raises(UserError, match=r"Did you mean 'reference'\? There are 'cpu', 'reference', 'hardware', 'ort'"):
         Session(path, "referense")
     for threads in (0, -1, 2.5, True):
         with pytest.raises(UserError, match="threads"):
