@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import tokenize
 import zipfile
@@ -177,8 +178,8 @@ def split(
     cuts = [cut.with_batch(1 if alone else batch) for cut in cuts]
     many = [cut for cut in cuts if cut.runs not in (None, 1)]
     if len({cut.runs for cut in many}) > 1:
-        counts = ", ".join(f"{cut.name} {len(cut.array)}" for cut in many)
-        raise UserError(f"arrays hold different numbers of samples: {counts}", where=where)
+        counts = ", ".join(cut.holds() for cut in many)
+        raise UserError(f"arrays hold different numbers of samples: {counts}", where=where, hint=_restacked(many))
     total = many[0].runs or 0 if many else 1
     if not total:
         raise UserError("the arrays hold no samples", where=where)
@@ -195,6 +196,7 @@ class _Cut:
 
     Attributes:
         name, array: of the input.
+        dims: that the model says it has; None where it is open.
         stack: a run takes one item of the first axis, which is one more than the input has.
         fixed: samples a run takes along the first axis, where the model says how many; 0 where it does not.
         open: the first axis counts samples, and a run may take any number.
@@ -203,6 +205,7 @@ class _Cut:
 
     name: str
     array: Array
+    dims: tuple[int | None, ...] = ()
     stack: bool = False
     fixed: int = 0
     open: bool = False
@@ -214,12 +217,12 @@ class _Cut:
         if dims is None or array.ndim == 0:
             return cls(given.name, array)
         if array.ndim == len(dims) + 1:
-            return cls(given.name, array, stack=True)
+            return cls(given.name, array, dims, stack=True)
         if dims and dims[0] is None:
-            return cls(given.name, array, open=True)
+            return cls(given.name, array, dims, open=True)
         if dims and dims[0] and len(array) % dims[0] == 0:
-            return cls(given.name, array, fixed=dims[0])
-        return cls(given.name, array)
+            return cls(given.name, array, dims, fixed=dims[0])
+        return cls(given.name, array, dims)
 
     def with_batch(self, batch: int) -> _Cut:
         return replace(self, batch=batch)
@@ -233,6 +236,10 @@ class _Cut:
             return -(-len(self.array) // self.batch)
         return len(self.array) // self.fixed if self.fixed else None
 
+    def holds(self) -> str:
+        """How many runs of which shape."""
+        return f"{self.name!r} of {_dims(self.array.shape)} holds {self.runs} of {_dims(self.dims)}"
+
     def part(self, run: int, total: int) -> Array:
         """What one of ``total`` runs takes."""
         if self.runs != total or (total == 1 and not self.stack):
@@ -241,6 +248,20 @@ class _Cut:
             return np.asarray(self.array[run])
         size = self.fixed or self.batch
         return self.array[run * size : (run + 1) * size]
+
+
+def _dims(shape: Sequence[int | None]) -> str:
+    return f"[{', '.join('?' if d is None else str(d) for d in shape)}]"
+
+
+def _restacked(cuts: Sequence[_Cut]) -> str:
+    """The hint where arrays are for different numbers of runs: which would do with one axis more."""
+    most = max(cut.runs or 0 for cut in cuts)
+    for cut in cuts:
+        one = [1 if d is None else d for d in cut.dims]
+        if cut.runs != most and not cut.stack and cut.array.shape[0] == most and cut.array.size == most * math.prod(one):
+            return f"Give {cut.name!r} as {_dims([most, *one])}: with one axis more it is a stack of inputs, one a run."
+    return "With one axis more than its input an array is a stack of inputs, one a run."
 
 
 def _check_arrays(data: Mapping[str, Array], inputs: Sequence[Input], where: str) -> None:
@@ -260,8 +281,7 @@ def _check_arrays(data: Mapping[str, Array], inputs: Sequence[Input], where: str
             raise UserError(f"array {i.name!r} is {array.dtype}, and the input takes {i.dtype}", where=where,
                             hint=f"Convert it with .astype(np.{i.dtype}).")  # fmt: skip
         if i.dims is not None and array.ndim not in (len(i.dims), len(i.dims) + 1):
-            dims = ", ".join("?" if d is None else str(d) for d in i.dims)
-            raise UserError(f"array {i.name!r} has the shape {list(array.shape)}, and the input takes [{dims}]", where=where,
+            raise UserError(f"array {i.name!r} has the shape {_dims(array.shape)}, and the input takes {_dims(i.dims)}", where=where,
                             hint="One axis more is taken for a stack of inputs.")  # fmt: skip
 
 

@@ -56,6 +56,18 @@ def test_what_does_not_count_samples_goes_into_every_run() -> None:
     assert all(f["state"].shape == (2, 1, 4) and f["rate"] == 16_000 for f in feeds)
 
 
+def test_states_that_lack_their_batch_axis() -> None:
+    inputs = [Input("x", (1, 7)), Input("state", (2, None, 4))]
+    x, state = np.zeros((6, 7)), np.arange(48.0).reshape(6, 2, 4)
+    with pytest.raises(UserError) as raised:
+        split({"x": x, "state": state}, inputs)
+    assert "'x' of [6, 7] holds 6 of [1, 7], 'state' of [6, 2, 4] holds 3 of [2, ?, 4]" in str(raised.value)
+    assert "Give 'state' as [6, 2, 1, 4]" in str(raised.value)
+    feeds, _ = split({"x": x, "state": state[:, :, None]}, inputs)
+    assert len(feeds) == 6
+    np.testing.assert_array_equal(feeds[4]["state"], state[4][:, None])
+
+
 def test_one_sample() -> None:
     feeds, _ = split({"x": np.zeros((1, 1, 4, 4))}, [ONE])
     assert len(feeds) == 1
