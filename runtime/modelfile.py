@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     Bodies = list[tuple[str, onnx.GraphProto]]
 
 Source = str | os.PathLike[str] | bytes
+PROGRAM = b"EIEP"
+"""What a program of the accelerator begins with (hardware/program.py)."""
 MOST_NODES = 1_000_000
 """Of a model, its functions inlined: a few hundred bytes of functions that call each other can come to any number."""
 
@@ -69,9 +71,7 @@ def load_model(source: Source) -> onnx.ModelProto:
 
 def check_no_program(content: bytes, where: str) -> None:
     """Raises ModelError for a program of the accelerator: what it computes between its layers is not in it."""
-    from .hardware.program import MAGIC
-
-    if content.startswith(MAGIC):
+    if content.startswith(PROGRAM):
         raise ModelError("is an accelerator program, no model", where=where,
                          hint="Give the artifact it was made from; `eie disasm` shows the program")  # fmt: skip
 

@@ -20,7 +20,7 @@ from ..bench.models import geometric_mean, measure
 from ..bench.peers import SYSTEMS
 from ..bench.timing import CLOCKS
 from ..errors import UserError
-from ..report.table import console, size
+from ..report.table import Column, console, print_fitted, size
 from .common import Bars, Json, Threads, print_json
 
 app = typer.Typer(
@@ -119,16 +119,13 @@ def model(
     if json:
         print_json({"machine": machine, "rows": rows})
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("system", "us, median", "p10 to p90", "of original", "load ms", "load memory", "file"):
-        table.add_column(title, justify="left" if title == "system" else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row["system"], f"{row['median_us']:,.0f}", f"{row['p10_us']:,.0f} to {row['p90_us']:,.0f}",
-            f"{row['median_us'] / rows[0]['median_us']:.2f}", f"{row['load_us'] / 1e3:,.0f}", size(row["load_peak_bytes"]),
-            size(row["bytes"]),
-        )  # fmt: skip
-    console().print(table, highlight=False)
+    columns = [Column("system"), Column("us, median"), Column("p10 to p90", 2), Column("of original"), Column("load ms", 3),
+               Column("load memory", 3), Column("file", 1)]  # fmt: skip
+    print_fitted(console(), columns, [
+        [row["system"], f"{row['median_us']:,.0f}", f"{row['p10_us']:,.0f} to {row['p90_us']:,.0f}",
+         f"{row['median_us'] / rows[0]['median_us']:.2f}", f"{row['load_us'] / 1e3:,.0f}", size(row["load_peak_bytes"]),
+         size(row["bytes"])] for row in rows
+    ])  # fmt: skip
 
 
 def _show_machine(machine: dict[str, Any]) -> None:

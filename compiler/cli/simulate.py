@@ -105,7 +105,7 @@ def command(
     if trace is not None:
         _write_trace(trace, backend, layer)
     if json:
-        print_json(one)
+        print_json({**one, "input": what})
     else:
         _show(one, machine, what)
         _written(trace=trace)

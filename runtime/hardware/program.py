@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import EieError, FormatError
+from ..modelfile import PROGRAM
 from . import isa
 from .config import Config
 from .image import Image
 from .isa import Instruction, Op
 
-MAGIC, VERSION = b"EIEP", 1
+MAGIC, VERSION = PROGRAM, 1
 _HEAD = struct.Struct("<4sII")
 _MOST = 1 << 31  # inputs or outputs of a layer
 

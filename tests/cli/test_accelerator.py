@@ -86,7 +86,9 @@ def test_simulate_one_machine(pair: tuple[Path, Path], tmp_path: Path) -> None:
         assert 0 < row["memory"]["spmat_reads"] <= row["entries_visited"]
         assert row["cycles"] == sum(row[f"{k}_cycles"] for k in ("compute", "io", "load", "switch"))
         assert sum(row["energy_by_module_uj"].values()) == pytest.approx(row["energy_uj"])
-    assert "64 elements at 800 MHz" in call("simulate", pair[1]).stdout
+    assert found["input"] == "all of x.npz"
+    shown = call("simulate", pair[1]).stdout
+    assert "64 elements at 800 MHz" in shown and "input: made up" in shown
 
 
 def test_a_plain_model_is_optimized_first(pair: tuple[Path, Path]) -> None:
