@@ -23,7 +23,7 @@ from eie.compiler import Recipe, optimize
 from eie.compiler.training.fit import fit, right
 
 Record = dict[str, Any]
-VOICES = ("jackson", "nicolas", "theo", "yweweler")
+VOICES = ("jackson", "nicolas", "george", "lucas")
 MODELS = Path(__file__).parents[1] / "models"
 
 
