@@ -126,7 +126,7 @@ def search(
     curves = curves_of(model, chosen, judge, recipe, watched, cache=cache, jobs=jobs, dask=dask, progress=progress.step)
     latency = budget.objective == "latency"
     most = 10 ** (-budget.layer_sqnr_db / 10) if budget.layer_sqnr_db > 0 else math.inf
-    task = _task(model, judge, budget, latency, most)
+    task = _task(model, judge, budget)
 
     def apply(rules: Sequence[Rule], seen: Calibration = calibration) -> None:
         tried = recipe.with_rules(rules)
@@ -170,7 +170,7 @@ def _compressed_only(curve: Curve) -> Curve:
     return replace(curve, points=tuple(p for p in curve.points if not p.plain) or curve.points)
 
 
-def _task(model: Model, judge: Judge, budget: Budget, latency: bool, most: float) -> Task:
+def _task(model: Model, judge: Judge, budget: Budget) -> Task:
     parts = {"choose": judge.choose, "check": judge.check}
     score = load_function(budget.metric, "--metric") if budget.metric else None
     allowed = 10 ** (-budget.model_sqnr_db / 10)
@@ -190,14 +190,7 @@ def _task(model: Model, judge: Judge, budget: Budget, latency: bool, most: float
         # made-up samples stand for no others, and there is nothing to be sure of
         return replace(reading, sure=reading.ratio) if reading is not None and judge.made_up else reading
 
-    return Task(
-        read,
-        budget.size,
-        budget.latency_us,
-        latency,
-        most,
-        allowed if not budget.max_drop and budget.model_sqnr_db else 1e-2,
-    )
+    return Task(read, budget.size, budget.latency_us, allowed if not budget.max_drop and budget.model_sqnr_db else 1e-2)
 
 
 def _missed(found: Found, budget: Budget, judge: Judge) -> str:

@@ -13,8 +13,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from .curves import Curve, Point
+
+Array = npt.NDArray[np.float64]
 
 _BETWEEN = 4  # choices between two steps that were tried
 _PAIRED = 40  # layers from which single changes have to do
@@ -41,61 +44,38 @@ class Planner:
         self.noise = [np.array([p.noise for p in points]) for points in self.points]
         self.us = us
         self.time = [np.array([p.us for p in points]) for points in self.points]
-        self._plain_cost = [np.array([_cost(p, latency) for p in points]) for points in self.points]
-        self.cost = self._plain_cost
+        self.cost = [np.array([_cost(p, latency) for p in points]) for points in self.points]
 
     @property
     def fastest(self) -> float:
         """Microseconds, whatever the error."""
         return sum(float(t.min()) for t in self.time)
 
+    def least(self, measure: Callable[[Point], float]) -> dict[str, Point]:
+        """The point of each layer that has least of something."""
+        return {name: min(points, key=measure) for name, points in zip(self.names, self.points, strict=True)}
+
     def plan(self, budget: float) -> dict[str, Point]:
         """The cheapest points whose errors at the outputs add up to ``budget`` at most, and whose times to no more than they may."""
-        self.cost = self._plain_cost
-        picked = self._plan(budget)
-        if self.us and self._takes(picked) > self.us:
-            low, high = -40.0, 40.0  # logarithm of the price of a microsecond
-            for _ in range(40):
-                middle = (low + high) / 2
-                self.cost = [c + math.exp(middle) * t for c, t in zip(self._plain_cost, self.time, strict=True)]
-                if self._takes(self._plan(budget)) > self.us:
-                    low = middle
-                else:
-                    high = middle
-            self.cost = [c + math.exp(high) * t for c, t in zip(self._plain_cost, self.time, strict=True)]
-            picked = self._plan(budget)
+
+        def with_time(price: float) -> list[int]:
+            return self._cheapest([c + price * t for c, t in zip(self.cost, self.time, strict=True)], budget)
+
+        picked = self._cheapest(self.cost, budget)
+        if self.us and _total(self.time, picked) > self.us:
+            picked = _least_price(with_time, lambda p: _total(self.time, p) <= self.us, 40.0, 40)
         return self._named(picked)
-
-    def _takes(self, picked: Sequence[int]) -> float:
-        return sum(float(t[i]) for t, i in zip(self.time, picked, strict=True))
-
-    def _plan(self, budget: float) -> list[int]:
-        low, high = -60.0, 60.0  # logarithm of the price of error
-        for _ in range(80):
-            middle = (low + high) / 2
-            if self._spent(self._pick(math.exp(middle))) > budget:
-                low = middle
-            else:
-                high = middle
-        return self._fill(self._pick(math.exp(high)), budget)
 
     def within(self, limit: float, measure: Callable[[Point], float]) -> dict[str, Point] | None:
         """The points of least error whose sum of ``measure`` is ``limit`` at most; None where there are none."""
         values = [np.array([measure(p) for p in points]) for points in self.points]
         if sum(float(v.min()) for v in values) > limit:
             return None
-        low, high = -60.0, 60.0  # logarithm of the price of a byte (or microsecond)
 
         def pick(price: float) -> list[int]:
             return [int(np.argmin(r * n + price * v)) for r, n, v in zip(self.reach, self.noise, values, strict=True)]
 
-        for _ in range(80):
-            middle = (low + high) / 2
-            if sum(float(v[i]) for v, i in zip(values, pick(math.exp(middle)), strict=True)) > limit:
-                low = middle
-            else:
-                high = middle
-        return self._named(pick(math.exp(high)))
+        return self._named(_least_price(pick, lambda p: _total(values, p) <= limit))
 
     def coarser(self, name: str, point: Point, times: float) -> Point:
         """The cheapest point of a layer with at most so many times the error."""
@@ -112,19 +92,22 @@ class Planner:
     def spent(self, points: Mapping[str, Point]) -> float:
         return float(sum(r * points[n].noise for n, r in zip(self.names, self.reach, strict=True)))
 
-    def _pick(self, price: float) -> list[int]:
-        return [int(np.argmin(c + price * r * n)) for c, r, n in zip(self.cost, self.reach, self.noise, strict=True)]
+    def _cheapest(self, cost: Sequence[Array], budget: float) -> list[int]:
+        def pick(price: float) -> list[int]:
+            return [int(np.argmin(c + price * r * n)) for c, r, n in zip(cost, self.reach, self.noise, strict=True)]
+
+        return self._fill(cost, _least_price(pick, lambda p: self._spent(p) <= budget), budget)
 
     def _spent(self, picked: Sequence[int]) -> float:
         return float(sum(r * n[i] for r, n, i in zip(self.reach, self.noise, picked, strict=True)))
 
-    def _fill(self, picked: list[int], budget: float) -> list[int]:
+    def _fill(self, cost: Sequence[Array], picked: list[int], budget: float) -> list[int]:
         """Spend what is left of the budget: the change that saves most, as long as one fits."""
         while True:
             left = budget - self._spent(picked)
             best: tuple[float, int, int] | None = None
             for layer, at in enumerate(picked):
-                saved = self.cost[layer][at] - self.cost[layer]
+                saved = cost[layer][at] - cost[layer]
                 more = self.reach[layer] * (self.noise[layer] - self.noise[layer][at])
                 fits = np.flatnonzero((saved > 0) & (more <= left))
                 if fits.size:
@@ -132,14 +115,14 @@ class Planner:
                     if best is None or saved[i] > best[0]:
                         best = (float(saved[i]), layer, i)
             if best is None:
-                return picked if len(picked) > _PAIRED else self._exchange(picked, budget)
+                return picked if len(picked) > _PAIRED else self._exchange(cost, picked, budget)
             picked[best[1]] = best[2]
 
-    def _exchange(self, picked: list[int], budget: float) -> list[int]:
+    def _exchange(self, cost: Sequence[Array], picked: list[int], budget: float) -> list[int]:
         """As long as it saves: one layer finer so that another can be coarser."""
         for _ in range(8 * len(picked)):
             left = budget - self._spent(picked)
-            saved = [c[at] - c for c, at in zip(self.cost, picked, strict=True)]
+            saved = [c[at] - c for c, at in zip(cost, picked, strict=True)]
             more = [r * (n - n[at]) for r, n, at in zip(self.reach, self.noise, picked, strict=True)]
             best: tuple[float, int, int, int, int] | None = None
             for i, j in itertools.combinations(range(len(picked)), 2):
@@ -154,6 +137,24 @@ class Planner:
 
     def _named(self, picked: Sequence[int]) -> dict[str, Point]:
         return {name: points[i] for name, points, i in zip(self.names, self.points, picked, strict=True)}
+
+
+def _total(values: Sequence[Array], picked: Sequence[int]) -> float:
+    return sum(float(v[i]) for v, i in zip(values, picked, strict=True))
+
+
+def _least_price(
+    pick: Callable[[float], list[int]], fits: Callable[[list[int]], bool], widest: float = 60.0, steps: int = 80
+) -> list[int]:
+    """What is picked at the least price for which it fits, between e^-widest and e^widest; at the highest where nothing does."""
+    low, high = -widest, widest
+    for _ in range(steps):
+        middle = (low + high) / 2
+        if fits(pick(math.exp(middle))):
+            high = middle
+        else:
+            low = middle
+    return pick(math.exp(high))
 
 
 def _cost(point: Point, latency: bool) -> float:

@@ -43,16 +43,12 @@ class Task:
         read: what samples say of the model as it is now; the argument says which: choose, or check.
         bytes: most bytes of the whole file; 0: as few as possible.
         us: most microseconds expected; 0: no bound.
-        latency: time is to be small, not bytes.
-        layer_noise: most error of a layer's output, as a share of its energy; infinity: no bound.
         start: error of the outputs, as a share of their energy, that is tried first.
     """
 
     read: Callable[[str], Reading | None]
     bytes: float = 0.0
     us: float = 0.0
-    latency: bool = False
-    layer_noise: float = math.inf
     start: float = 3e-3
 
 
@@ -111,7 +107,7 @@ class Search:
         if self.task.bytes:
             return self._within()
         if self.task.us and self.planner.fastest > self.task.us:
-            fastest = {n: min(ps, key=lambda p: p.us) for n, ps in zip(self.planner.names, self.planner.points, strict=True)}
+            fastest = self.planner.least(lambda p: p.us)
             return replace(self._as(fastest, False, None, None), feasible=False, least=self.planner.fastest)
         found = self._smallest()
         takes = sum(p.us for p in found.points.values())
@@ -215,7 +211,7 @@ class Search:
                 return self._as(points, reading is None or reading.sure <= 1, reading, reading)
             room -= 1.05 * (size - task.bytes) + 16
         # bytes on the curves are estimates, and the corrections may have gone too far: the smallest choice is made before it is refused
-        smallest = {n: min(ps, key=lambda p: p.bytes) for n, ps in zip(self.planner.names, self.planner.points, strict=True)}
+        smallest = self.planner.least(lambda p: p.bytes)
         reading, size = self._made(smallest, "check")
         if size <= task.bytes:
             return self._as(smallest, reading is None or reading.sure <= 1, reading, reading)
