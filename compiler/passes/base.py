@@ -118,7 +118,12 @@ class Pass:
 
 @dataclass(frozen=True)
 class TrainingPass(Pass):
-    """A pass that learns from data (docs/decisions/0010). Without data, ``run`` does what can be done without."""
+    """A pass that learns from data (docs/decisions/0010). Without data, ``run`` does what can be done without: nothing, unless a
+    pass knows better."""
+
+    def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
+        chosen = filter(select, all_layers(model, layers))
+        return PassResult(False, tuple(LedgerEntry(la.name, reason=NO_DATA) for la in chosen))
 
     def train(
         self, model: Model, layers: Sequence[Layer], chosen: Mapping[str, Self], training: Training

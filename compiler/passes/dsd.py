@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from ..analysis.layers import Layer
 from ..ir.graph import Model
-from .base import NO_DATA, Layers, LedgerEntry, PassResult, Select, TrainingPass, all_layers, every, option
+from .base import PassResult, TrainingPass, option
 from .retrain import trained
 from .sparsify import Sparsify
 
@@ -33,10 +33,6 @@ class Dsd(TrainingPass):
     rate: float = option(1.0, "times the learning rate, while sparse", low=0.0)
     dense_rate: float = option(0.1, "times the learning rate, while dense again", low=0.0)
     first: str = option("keep", "the first convolution: keep it dense, or prune it too", choices=("keep", "too"))
-
-    def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
-        chosen = filter(select, all_layers(model, layers))
-        return PassResult(False, tuple(LedgerEntry(la.name, reason=NO_DATA) for la in chosen))
 
     def train(
         self, model: Model, layers: Sequence[Layer], chosen: Mapping[str, Self], training: Training

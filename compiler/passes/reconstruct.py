@@ -98,15 +98,15 @@ class Reconstruct(Pass):
         """What ``layer`` becomes for inputs of such moments; the layer is not changed."""
         form = Form.of(layer)
         matrix = form.matrix(layer.array())
-        corrected = self.corrects(layer, moments)
+        corrected = self.corrects(moments, has_bias(layer))
         codes, values, note = self.codes(matrix, moments, form, centred=corrected)
         weight = Weight(form.array(codes), values, self.kind)
         shift = moments.shift(matrix, values[codes]) if corrected else None
         return Fit(weight, note, shift)
 
-    def corrects(self, layer: Layer, moments: Moments) -> bool:
-        """Whether the layer's bias takes up the mean of what changes."""
-        return self.bias == "correct" and enough(moments) and has_bias(layer)
+    def corrects(self, moments: Moments, has_bias: bool) -> bool:
+        """Whether the layer's bias, if it has one, takes up the mean of what changes."""
+        return self.bias == "correct" and has_bias and enough(moments)
 
     def codes(
         self, matrix: Array, moments: Moments, form: Form, *, centred: bool = False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from ..analysis.layers import Layer
 from ..ir.graph import Model
-from .base import NO_DATA, Layers, LedgerEntry, PassResult, Select, TrainingPass, all_layers, every, option
+from .base import LedgerEntry, PassResult, TrainingPass, option
 from .sparsify import Array, relative_error
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ class Retrain(TrainingPass):
     mask: str = option(
         "keep", "pruned weights: keep them zero, or release them, to grow again (DSD)", choices=("keep", "release")
     )
-
-    def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
-        chosen = filter(select, all_layers(model, layers))
-        return PassResult(False, tuple(LedgerEntry(la.name, reason=NO_DATA) for la in chosen))
 
     def train(
         self, model: Model, layers: Sequence[Layer], chosen: Mapping[str, Self], training: Training

@@ -21,10 +21,6 @@ def sweep_plot(found: Sequence[dict[str, Any]], kind: str) -> bytes:
     Raises:
         UserError: no such format.
     """
-    if kind not in _FORMATS:
-        raise UserError(
-            f"can't draw a {kind!r}", where="--plot", hint=f"Name a file that ends in .{', .'.join(_FORMATS)}"
-        )
     figure, axes = _figure(3)
     names = list(found[0]["parameters"])
     lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -56,10 +52,6 @@ def sensitivity_plot(layers: Sequence[dict[str, Any]], kind: str) -> bytes:
     Raises:
         UserError: no such format.
     """
-    if kind not in _FORMATS:
-        raise UserError(
-            f"can't draw a {kind!r}", where="--plot", hint=f"Name a file that ends in .{', .'.join(_FORMATS)}"
-        )
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -99,6 +91,10 @@ def _figure(columns: int, width: float = 4.2, height: float = 3.2) -> tuple[Any,
 
 
 def _drawn(figure: Any, kind: str) -> bytes:
+    if kind not in _FORMATS:
+        raise UserError(
+            f"can't draw a {kind!r}", where="--plot", hint=f"Name a file that ends in .{', .'.join(_FORMATS)}"
+        )
     held = io.BytesIO()
     figure.savefig(held, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
     return held.getvalue()

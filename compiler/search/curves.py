@@ -36,7 +36,7 @@ from ..files import write_beside
 from ..ir.graph import Model
 from ..passes.base import Pass, make_pass
 from ..passes.cluster import Cluster
-from ..passes.reconstruct import Reconstruct, correct_bias, enough, has_bias
+from ..passes.reconstruct import Reconstruct, correct_bias, has_bias
 from ..passes.sparsify import Sparsify
 from ..passes.ternarize import Ternarize
 from ..recipe import Recipe, Rule
@@ -248,7 +248,7 @@ def compressed(
             weight = step.ternary(array)
         elif isinstance(step, Reconstruct):
             known = moments if trusted else Moments.white(form.width)
-            centred = step.bias == "correct" and has_bias and enough(known)
+            centred = step.corrects(known, has_bias)
             codes, values, _ = step.codes(form.matrix(array), known, form, centred=centred)
             weight = Weight(form.array(codes), values, step.kind)
     return (weight if weight is not None else Cluster(bits=8).share(array)), centred
