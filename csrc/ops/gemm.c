@@ -71,16 +71,15 @@ static void multiply(void *context, size_t i) {
 static uint64_t run_lists(const eie_matrix *m, const float *x, uint64_t batch, const float *bias, float *y, const eie_parallel *parallel) {
     const size_t first = eie_lists_share(m, batch < EIE_MATRIX_VECTORS ? (size_t)batch : EIE_MATRIX_VECTORS);
     const eie_lists *lists = first > 0 ? eie_matrix_lists(m) : NULL;
-    void *memory = lists != NULL ? malloc(eie_lists_scratch(m, first) + 64) : NULL; /* the first share is the largest */
-    if (memory == NULL) return 0;
-    void *scratch = (void *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+    void *scratch = lists != NULL ? eie_scratch_take(eie_lists_scratch(m, first)) : NULL; /* the first share is the largest */
+    if (scratch == NULL) return 0;
     uint64_t done = 0;
     for (size_t count = first; count > 0;) {
         eie_lists_multiply(m, lists, x + done * m->in, count, bias, y + done * m->out, scratch, parallel);
         done += count;
         count = eie_lists_share(m, batch - done < EIE_MATRIX_VECTORS ? (size_t)(batch - done) : EIE_MATRIX_VECTORS);
     }
-    free(memory);
+    eie_scratch_give(scratch);
     return done;
 }
 
@@ -92,9 +91,8 @@ static eie_status run_steps(const eie_matrix *m, const float *x, uint64_t batch,
     eie_gemm_call c = {.matrix = m, .bias = bias, .buffer_bytes = eie_matrix_vector_bytes(m), .vectors = vectors, .groups = TASK_SUMS / m->sums};
     size_t bytes;
     if (!eie_multiply(held, c.buffer_bytes, &bytes)) return EIE_E_MEMORY;
-    void *memory = malloc(bytes + 64);
-    if (memory == NULL) return EIE_E_MEMORY;
-    c.buffer = (uint8_t *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+    c.buffer = eie_scratch_take(bytes);
+    if (c.buffer == NULL) return EIE_E_MEMORY;
     for (uint64_t b = 0; b < batch; b += held) {
         c.count = batch - b < held ? (size_t)(batch - b) : held;
         c.x = x + b * m->in;
@@ -102,7 +100,7 @@ static eie_status run_steps(const eie_matrix *m, const float *x, uint64_t batch,
         eie_for(parallel, c.count, prepare, &c);
         eie_for(parallel, (m->groups + c.groups - 1) / c.groups, multiply, &c);
     }
-    free(memory);
+    eie_scratch_give(c.buffer);
     return EIE_OK;
 }
 

@@ -213,18 +213,18 @@ static void run_task(void *context, size_t index) {
     const size_t narrow = eie_matrix_vector_bytes(&l->direction[0].r), lists = eie_lists_scratch(&l->direction[0].w, ahead);
     if (lists > wide) wide = lists;
     float *floats = malloc(((2 + ahead) * rows + 3 * n + ahead * l->input + 1) * sizeof(float));
-    uint8_t *vector = malloc((wide > narrow ? wide : narrow) + 64);
+    uint8_t *vector = eie_scratch_take(wide > narrow ? wide : narrow);
     if (floats == NULL || vector == NULL) {
         atomic_store(&call->status, EIE_E_MEMORY);
     } else {
         eie_sequence s = {.rh = floats, .bias = floats + rows, .h = floats + 2 * rows, .c = floats + 2 * rows + n, .reset = floats + 2 * rows + 2 * n};
         s.wx = s.reset + n;
         s.x = s.wx + ahead * rows;
-        s.vector = (uint8_t *)(((uintptr_t)vector + 63) & ~(uintptr_t)63);
+        s.vector = vector;
         run_sequence(l, call->io, index / (size_t)call->io->batch, index % (size_t)call->io->batch, &s);
     }
     free(floats);
-    free(vector);
+    eie_scratch_give(vector);
 }
 
 eie_status eie_recurrent_run(const eie_layer *layer, const eie_recurrent_io *io, const eie_parallel *parallel) {
