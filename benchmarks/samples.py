@@ -7,9 +7,9 @@ those of the folder calibrated on (without it, half of the first).
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
+import sys
 import wave
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+import mnist
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -40,19 +43,11 @@ def session(name: str) -> onnxruntime.InferenceSession:
 # -- labelled ------------------------------------------------------------------------------------------------------------
 
 
-def mnist(kind: str) -> tuple[Array, Array]:
-    def read(what: str, offset: int) -> Array:
-        with gzip.open(SHARED / "mnist" / f"{kind}-{what}-ubyte.gz") as stream:
-            return np.frombuffer(stream.read(), np.uint8, offset=offset)
-
-    return read("images-idx3", 16).reshape(-1, 1, 28, 28).astype(np.float32) / 255, read("labels-idx1", 8)
-
-
 def digits(name: str, draw: int) -> tuple[Arrays, Arrays]:
     scale = np.float32(255 if name == "mnist-cntk" else 1)
     tensor = session(name).get_inputs()[0].name
-    train, _ = mnist("train")
-    test, labels = mnist("test5k")
+    train, _ = mnist.load(SHARED / "mnist", "train")
+    test, labels = mnist.load(SHARED / "mnist", "test5k")
     picked = np.random.default_rng(draw).permutation(len(train))[:CALIBRATE]
     return {tensor: train[picked] * scale}, {tensor: test * scale, "label": labels}
 
