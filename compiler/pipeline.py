@@ -26,7 +26,7 @@ from .analysis.moments import Moments
 from .analysis.undo import restored
 from .data import Feeds
 from .errors import ModelError, PromiseError, UserError
-from .ir.graph import Constant, Model, copied
+from .ir.graph import Constant, Held, Model, copied
 from .ir.reader import read
 from .ir.verifier import verify
 from .ir.writer import to_proto
@@ -340,7 +340,7 @@ class _Run:
 
     def passes(self, model: Model, layers: Sequence[Layer], judge: Judge) -> dict[str, float]:
         """Run the recipe's passes; gives the error of each layer's output."""
-        contents = {layer.constant: (layer.constant.content, layer.constant.transposed) for layer in layers}
+        contents = {layer.constant: layer.constant.held for layer in layers}
         errors: dict[str, float] | None = None
         for step in self.recipe.passes:
             if isinstance(step, Canonicalize):
@@ -416,7 +416,7 @@ class _Run:
         return promised is not None or any(isinstance(p, Reconstruct) for p in self.recipe.passes)
 
     def errors(
-        self, model: Model, layers: Sequence[Layer], contents: Mapping[Constant, tuple[Any, bool]]
+        self, model: Model, layers: Sequence[Layer], contents: Mapping[Constant, Held]
     ) -> dict[str, float]:
         """Relative error (root mean square) of each layer's output, its own inputs unchanged."""
         found = {la.name: 0.0 for la in layers} | self._errors

@@ -315,8 +315,11 @@ def _rule(data: dict[str, Any], where: str) -> Rule:
                     where=where,
                     hint="For example: cluster = { bits = 5 }.",
                 )
-            find_pass(key, where=where)
             make_pass(key, value, where=where)
+            whole = [f.name for f in fields(find_pass(key)) if f.metadata["whole"] and f.name in value]
+            if whole:
+                raise UserError(f"{key}: {whole[0]} is the same for all layers", where=where,
+                                hint=f"Set it in [{key}], or in passes.")  # fmt: skip
             options[key] = value
     if "match" not in data and "op" not in data:
         raise UserError("a rule says which layers by match or op", where=where)

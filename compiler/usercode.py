@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -76,6 +77,14 @@ def _found_from(folder: Path) -> Iterator[None]:
             sys.path.remove(text)
         if text not in sys.path:
             sys.path.append(text)
+
+
+def source_of(function: Any) -> str:
+    """What a function is made from, as text, to tell whether it has changed."""
+    try:
+        return Path(inspect.getsourcefile(function) or "").read_text(encoding="utf-8", errors="replace")
+    except (OSError, TypeError):  # typed in, or no Python
+        return repr(function)
 
 
 @contextmanager

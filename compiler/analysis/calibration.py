@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data import Feeds, describe, inputs_of
 from ..errors import UserError
-from ..ir.graph import Constant, Model
+from ..ir.graph import Constant, Held, Model
 from .capture import capture, that_fit
 from .layers import Layer
 from .moments import Moments
@@ -54,7 +54,7 @@ class Calibration:
         return cls(())
 
     def stages(
-        self, model: Model, layers: Sequence[Layer], originals: Mapping[Constant, tuple[Any, bool]]
+        self, model: Model, layers: Sequence[Layer], originals: Mapping[Constant, Held]
     ) -> Iterator[tuple[list[Layer], dict[str, Moments]]]:
         """Layers in the order they run, and the moments of their inputs.
 

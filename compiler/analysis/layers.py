@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 
 from eie.runtime.codec import MAX_RANK
-from eie.runtime.weight import Weight
+from eie.runtime.weight import Pattern, Weight
 
 from ..ir.graph import Constant, Graph, Model, Node
 from .constants import designed
@@ -102,11 +102,17 @@ class Layer:
         dense = np.asarray(self.constant.array(), np.float32)
         return np.ascontiguousarray(dense.T if self.transposed else dense)
 
-    def set_array(self, array: npt.NDArray[Any]) -> None:
-        """Give the weight other values, [shape]."""
+    @property
+    def pattern(self) -> Pattern:
+        """How its zeros lie, as the pass that pruned it left them."""
+        return self.constant.pattern
+
+    def set_array(self, array: npt.NDArray[Any], pattern: Pattern = "unstructured") -> None:
+        """Give the weight other values, [shape], whose zeros lie so."""
         dense = array.T if self.transposed else array
         dtype = onnx.helper.tensor_dtype_to_np_dtype(self.constant.data_type)
-        self.constant.replace(np.ascontiguousarray(dense).reshape(self.constant.dims).astype(dtype))
+        values = np.ascontiguousarray(dense).reshape(self.constant.dims).astype(dtype)
+        self.constant.replace(values, pattern=pattern)
 
     def set_weight(self, weight: Weight) -> None:
         """Give the weight a compressed form, codes of ``shape``."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
-from ..ir.graph import Constant, Model
+from ..ir.graph import Constant, Held, Model
 
 
 @contextmanager
@@ -15,7 +14,7 @@ def undone(model: Model) -> Iterator[None]:
     held = [
         (
             graph,
-            {n: (c, c.content, c.transposed) for n, c in graph.constants.items()},
+            {n: (c, c.held) for n, c in graph.constants.items()},
             {n: list(n.inputs) for n in graph.structure},
         )
         for graph in model.graph.graphs()
@@ -31,18 +30,18 @@ def undone(model: Model) -> Iterator[None]:
             for name in list(graph.constants):
                 if name not in constants:
                     del graph.constants[name]
-            for constant, content, transposed in constants.values():
-                constant.replace(content, transposed=transposed)
+            for constant, content in constants.values():
+                constant.put_back(content)
 
 
 @contextmanager
-def restored(contents: Mapping[Constant, tuple[Any, bool]]) -> Iterator[None]:
-    """While it lasts, constants hold other contents (``Constant.content`` and ``transposed``)."""
-    kept = {constant: (constant.content, constant.transposed) for constant in contents}
+def restored(contents: Mapping[Constant, Held]) -> Iterator[None]:
+    """While it lasts, constants hold other contents (``Constant.held``)."""
+    kept = {constant: constant.held for constant in contents}
     try:
-        for constant, (content, transposed) in contents.items():
-            constant.replace(content, transposed=transposed)
+        for constant, held in contents.items():
+            constant.put_back(held)
         yield
     finally:
-        for constant, (content, transposed) in kept.items():
-            constant.replace(content, transposed=transposed)
+        for constant, held in kept.items():
+            constant.put_back(held)

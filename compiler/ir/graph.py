@@ -19,9 +19,10 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from eie.runtime.weight import Weight
+from eie.runtime.weight import Pattern, Weight
 
 Array = npt.NDArray[Any]
+Held = tuple[Any, bool, Pattern]  # what a constant holds: content, whether it is transposed, how its zeros lie
 T = TypeVar("T")
 
 
@@ -30,7 +31,7 @@ class Constant:
 
     Holds one of: a ``TensorProto`` as read, a numpy array (which may be a memory map of external data), or a compressed
     ``Weight``. ``transposed`` says that the Weight's codes are the transpose of this tensor (a MatMul's [in, out]
-    constant is compressed as [out, in]).
+    constant is compressed as [out, in]). ``pattern`` says how its zeros lie, compressed or not.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Constant:
         self.name = name
         self._content = content
         self.transposed = transposed
+        self.pattern: Pattern = content.pattern if isinstance(content, Weight) else "unstructured"
         self.folded_from: int | None = None  # bytes of what it was made from: quantized integers, a larger weight
         if isinstance(content, onnx.TensorProto):
             self.dims: tuple[int, ...] = tuple(content.dims)
@@ -91,9 +93,21 @@ class Constant:
             return dense.reshape(self.dims).astype(onnx.helper.tensor_dtype_to_np_dtype(self.data_type))
         return content
 
-    def replace(self, content: Array | Weight, *, transposed: bool = False) -> None:
-        """Give the tensor new values; its shape and type stay."""
+    def replace(
+        self, content: Array | Weight, *, transposed: bool = False, pattern: Pattern = "unstructured"
+    ) -> None:
+        """Give the tensor new values; its shape and type stay. ``pattern`` is of plain values: a Weight says its own."""
         self._content, self.transposed = content, transposed
+        self.pattern = content.pattern if isinstance(content, Weight) else pattern
+
+    @property
+    def held(self) -> Held:
+        """What it holds, for ``put_back``."""
+        return self._content, self.transposed, self.pattern
+
+    def put_back(self, held: Held) -> None:
+        """Hold again what it held."""
+        self._content, self.transposed, self.pattern = held
 
 
 _NARROW = {  # types of several elements a byte; which there are depends on the version of onnx

@@ -86,6 +86,7 @@ class Pass:
     Class attributes:
         name: in kebab case.
         requires, ensures: facts that must hold before, and hold after: ``canonical``, ``shared``.
+        undoes: facts that it would undo, and so comes before.
         reshapes: it may give weights other shapes.
 
     Attributes:
@@ -95,6 +96,7 @@ class Pass:
     name: ClassVar[str] = ""
     requires: ClassVar[frozenset[str]] = frozenset()
     ensures: ClassVar[frozenset[str]] = frozenset()
+    undoes: ClassVar[frozenset[str]] = frozenset()
     reshapes: ClassVar[bool] = False
     given = frozenset[str]()
 
@@ -140,10 +142,18 @@ class TrainingPass(Pass):
 
 
 def option(
-    default: Any, about: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
+    default: Any,
+    about: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    whole: bool = False,
 ) -> Any:
-    """A field of a pass: its default, its meaning with units, and what it may be."""
-    return field(default=default, metadata={"about": about, "low": low, "high": high, "choices": choices})
+    """A field of a pass: its default, its meaning with units, and what it may be. ``whole``: it is of the pass as a whole, the same
+    for all layers, so that no rule may set it."""
+    limits = {"about": about, "low": low, "high": high, "choices": choices, "whole": whole}
+    return field(default=default, metadata=limits)
 
 
 def find_pass(name: str, *, where: str = "passes") -> type[Pass]:
@@ -180,7 +190,11 @@ def make_pass(name: str, options: Mapping[str, Any], *, where: str = "passes") -
 def check_order(passes: Sequence[Pass], *, where: str = "passes") -> None:
     """Raises UserError where a pass comes before what it requires; canonicalize always runs first."""
     facts = set(find_pass("canonicalize").ensures)
-    for step in passes:
+    for at, step in enumerate(passes):
+        for fact in sorted(step.undoes & facts):
+            maker = next(p for p in passes[:at] if fact in p.ensures)
+            raise UserError(f"{step} would undo what {maker.name} does before it", where=where,
+                            hint=f"Put {step.name} before {maker.name}.")  # fmt: skip
         for fact in sorted(step.requires - facts):
             makers = [name for name in REGISTRY if fact in find_pass(name).ensures]
             raise UserError(f"{step.name} needs weights that are {fact}, and no pass before it makes them so", where=where,

@@ -79,7 +79,7 @@ class Cluster(Pass):
     def _share_all(self, layers: Sequence[Layer]) -> PassResult:
         """Shared forms of all layers for one budget of bytes."""
         before = {la.name: la.array() for la in layers}
-        patterns = {la.name: la.weight.pattern for la in layers if la.weight is not None}
+        patterns = {la.name: la.pattern for la in layers}
         wanted = sum(la.constant.stored for la in layers) / self.ratio
         found, taken = share_within(before, 1 << self.bits, wanted, patterns)
         over = "" if taken <= wanted else f"; {taken:,} bytes in all, {self.ratio:g} times fewer would be {wanted:,.0f}"
@@ -94,7 +94,7 @@ class Cluster(Pass):
 
     def share(self, array: Array, layer: Layer | None = None) -> Weight:
         """The shared form of a float32 array; exact where it has few enough values already."""
-        pattern = layer.weight.pattern if layer is not None and layer.weight is not None else "unstructured"
+        pattern = layer.pattern if layer is not None else "unstructured"
         exact = Weight.exact(array, pattern)
         if exact is not None and exact.codebook.size <= 1 << self.bits:
             return exact

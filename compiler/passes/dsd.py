@@ -25,13 +25,14 @@ class Dsd(TrainingPass):
     """Train sparse, then dense again. The model stays dense: this is for accuracy, and compression comes after it."""
 
     name: ClassVar[str] = "dsd"
+    undoes: ClassVar[frozenset[str]] = frozenset({"shared"})
 
     density: float = option(0.7, "share of weights kept while sparse", low=0.0, high=1.0)
-    repeats: int = option(1, "how often", low=1, high=100)
-    epochs: int = option(0, "of each sparse phase; 0: as many as [train] says", low=0)
-    dense_epochs: int = option(0, "of each dense phase; 0: as many as the sparse one", low=0)
-    rate: float = option(1.0, "times the learning rate, while sparse", low=0.0)
-    dense_rate: float = option(0.1, "times the learning rate, while dense again", low=0.0)
+    repeats: int = option(1, "how often", low=1, high=100, whole=True)
+    epochs: int = option(0, "of each sparse phase; 0: as many as [train] says", low=0, whole=True)
+    dense_epochs: int = option(0, "of each dense phase; 0: as many as the sparse one", low=0, whole=True)
+    rate: float = option(1.0, "times the learning rate, while sparse", low=0.0, whole=True)
+    dense_rate: float = option(0.1, "times the learning rate, while dense again", low=0.0, whole=True)
     first: str = option("keep", "the first convolution: keep it dense, or prune it too", choices=("keep", "too"))
 
     def train(
@@ -42,7 +43,8 @@ class Dsd(TrainingPass):
 
         mine = [la for la in layers if la.name in chosen]
         before = {la.name: la.array() for la in mine}
-        spared = {id(la) for la in mine if la is layers[0] and la.op == "Conv" and chosen[la.name].first == "keep"}
+        first = next((la for la in layers if la.op == "Conv"), None)
+        spared = {id(la) for la in mine if la is first and chosen[la.name].first == "keep"}
         for repeat in range(1, self.repeats + 1):
             of = f" {repeat} of {self.repeats}" if self.repeats > 1 else ""
             made = {}
@@ -52,10 +54,10 @@ class Dsd(TrainingPass):
                 mask = None if dense else Sparsify(density=chosen[la.name].density).mask(array, la.op)
                 made[la] = Plain(array, mask)
             network = assemble(model, layers, made)
-            training.fit(network, f"dsd: sparse{of}", epochs=self.epochs or None, rate=self.rate)
+            training.fit(network, f"dsd: sparse{of}", epochs=self.epochs or None, rate=self.rate, options=chosen)
             network.store()
             network = assemble(model, layers, {la: Plain(la.array()) for la in mine})
             epochs = self.dense_epochs or self.epochs or None
-            training.fit(network, f"dsd: dense{of}", epochs=epochs, rate=self.dense_rate)
+            training.fit(network, f"dsd: dense{of}", epochs=epochs, rate=self.dense_rate, options=chosen)
             network.store()
         return trained(mine, before, "trained dense, sparse, dense")

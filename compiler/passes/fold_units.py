@@ -125,8 +125,8 @@ def _unfit(layer: Layer) -> str:
         fit = node.op == "Gemm" and plain and node.inputs[0] != layer.constant.name
     if not fit or len(layer.users) != 1:
         return "only plain Gemm and Conv have units that can be taken away"
-    if layer.weight is not None and layer.weight.pattern != "unstructured":
-        return f"taking rows away would break its {layer.weight.pattern} pattern"
+    if layer.pattern != "unstructured":
+        return f"taking rows away would break its {layer.pattern} pattern"
     bias = _bias(layer)
     if len(node.inputs) > 2 and node.inputs[2]:
         read_once = bias is not None and len(layer.graph.consumers(node.inputs[2])) == 1

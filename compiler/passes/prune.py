@@ -12,6 +12,8 @@ densities follow from it.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -23,7 +25,7 @@ from ..analysis.layers import Layer
 from ..coding.footprint import most_salient, stored_bytes
 from ..errors import UserError
 from ..ir.graph import Model
-from .base import Layers, PassResult, Select, TrainingPass, all_layers, every, option
+from .base import Layers, LedgerEntry, PassResult, Select, TrainingPass, all_layers, every, option
 from .retrain import trained
 from .sparsify import Sparsify
 
@@ -43,12 +45,13 @@ class Prune(TrainingPass):
     """Prune gradually while training. Without training data, prune at once, by magnitude, as ``sparsify`` does."""
 
     name: ClassVar[str] = "prune"
+    undoes: ClassVar[frozenset[str]] = frozenset({"shared"})
 
     density: float = option(1.0, "share of weights kept in the end", low=0.0, high=1.0)
     ratio: float = option(
         0.0, "instead of a density: how many times fewer bytes all these layers take, stored; 0: by density", low=0.0
     )
-    value_bits: float = option(3.0, "of ratio: bits that a kept weight's value is expected to take", low=0.0, high=8.0)
+    value_bits: float = option(3.0, "of ratio: bits that a kept weight's value is expected to take", low=0.0, high=8.0, whole=True)
     saliency: str = option(
         "magnitude",
         "what a weight is worth: its magnitude, or w^2 E[g^2] (fisher); a ratio always ranks by the latter",
@@ -58,19 +61,22 @@ class Prune(TrainingPass):
     lanes: int = option(16, "of balanced, as of sparsify", low=1, high=4096)
     window: int = option(0, "of balanced, as of sparsify", low=0, high=65536)
     splice: str = option("yes", "pruned weights may come back while masks change", choices=("yes", "no"))
-    ramp: float = option(0.6, "share of the epochs over which the density falls", low=0.0, high=1.0)
-    steps: int = option(30, "in which it falls", low=1, high=100_000)
+    ramp: float = option(0.6, "share of the epochs over which the density falls", low=0.0, high=1.0, whole=True)
+    steps: int = option(30, "in which it falls", low=1, high=100_000, whole=True)
     exchange: float = option(
-        0.0, "share of the epochs after that in which weights are still exchanged, as many as before", low=0.0, high=1.0
+        0.0, "share of the epochs after that in which weights are still exchanged, as many as before", low=0.0, high=1.0, whole=True
     )
-    epochs: int = option(0, "over the training data; 0: as many as [train] says", low=0)
-    rate: float = option(1.0, "times the learning rate", low=0.0)
+    epochs: int = option(0, "over the training data; 0: as many as [train] says", low=0, whole=True)
+    rate: float = option(1.0, "times the learning rate", low=0.0, whole=True)
 
     def __post_init__(self) -> None:
         self._sparsify()  # refuses a pattern that is none
         if self.ratio and self.pattern != "unstructured":
             raise UserError("a ratio goes with unstructured pruning only", where="prune",
                             hint="Give a density for each layer instead.")  # fmt: skip
+        if self.ratio and self.density < 1:
+            raise UserError(f"there is a ratio and a density ({self.density:g})", where="prune",
+                            hint="A ratio says what all layers take together; ratio = 0 in a rule takes a layer out of it.")  # fmt: skip
         if 0 < self.ratio < 1:
             raise UserError(f"ratio = {self.ratio:g} would make weights larger", where="prune",
                             hint="40 stands for 40 times fewer bytes.")  # fmt: skip
@@ -78,6 +84,15 @@ class Prune(TrainingPass):
     def _sparsify(self, density: float | None = None) -> Sparsify:
         same = {f.name: getattr(self, f.name) for f in fields(Sparsify) if hasattr(self, f.name)}
         return replace(Sparsify(**same), density=self.density if density is None else density)
+
+    def _at(self, begin: float, fallen: float) -> Sparsify:
+        """The pruning where that share of the way from density ``begin`` to what is wanted is left."""
+        counted = re.fullmatch(r"(\d+):(\d+)", self.pattern)
+        if counted is None:
+            return self._sparsify(self.density + max(0.0, begin - self.density) * fallen)
+        keep, of = int(counted[1]), int(counted[2])
+        now = math.ceil(keep + (of - keep) * fallen - 1e-9)
+        return replace(self._sparsify(), pattern=f"{now}:{of}")
 
     def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
         if not self.ratio:
@@ -103,63 +118,84 @@ class Prune(TrainingPass):
         from ..training.parametrization import Weighed
 
         mine = [la for la in layers if la.name in chosen]
+        lost = training.unreached(model, [la.constant for la in mine])
+        left = [la for la in mine if la.constant.name in lost]  # nothing tells what their weights are worth
+        if len(left) < len(mine):
+            mine = [la for la in mine if la not in left]
         before = {la.name: la.array() for la in mine}
         made = {}
         for la in mine:
-            watch = self.ratio > 0 or chosen[la.name].saliency == "fisher"
-            made[la] = Weighed(la.array(), through=self.splice == "yes", watch=watch)
+            own = chosen[la.name]
+            watch = own.ratio > 0 or own.saliency == "fisher"
+            made[la] = Weighed(la.array(), through=own.splice == "yes", watch=watch, pattern=own._sparsify().kind)
         network = assemble(model, layers, made)
         ramp = _Ramp(self, {la: (chosen[la.name], made[la]) for la in mine})
-        training.fit(network, self.name, epochs=self.epochs or None, rate=self.rate, before=ramp, settled=ramp.settled)
-        ramp(1.0)
+        training.fit(
+            network, self.name, epochs=self.epochs or None, rate=self.rate, before=ramp, settled=ramp.settled, options=chosen
+        )
         network.store()
-        return trained(mine, before, "pruned while training")
+        done = trained(mine, before, "pruned while training")
+        kept = tuple(LedgerEntry(la.name, reason=f"not pruned: {lost[la.constant.name]}") for la in left)
+        return replace(done, ledger=(*done.ledger, *kept))
 
 
 class _Ramp:
-    """Sets the masks as training goes on."""
+    """Sets the masks as training goes on: in stages of equal length, the last of them final."""
 
     def __init__(self, step: Prune, layers: Mapping[Layer, tuple[Prune, Weighed]]) -> None:
         self.step, self.layers = step, layers
-        self.ramp = max(step.ramp, 1e-9)
         self.settled = min(1.0, step.ramp + step.exchange)
-        self.final = round(step.steps * self.settled / self.ramp) if step.ramp else step.steps
+        self.length = (step.ramp or step.exchange or 1.0) / step.steps
+        self.final = round(self.settled / self.length)
+        begin = {la: (la.array() != 0) for la in layers}
+        self.begin = {la: float(mask.mean()) if mask.size else 1.0 for la, mask in begin.items()}
+        self.budgets: dict[float, list[Layer]] = {}  # layers of one ratio share a budget
+        for layer, (own, _) in layers.items():
+            if own.ratio:
+                self.budgets.setdefault(own.ratio, []).append(layer)
+        bits = step.value_bits
+        self.bytes = {r: sum(stored_bytes(begin[la], bits) for la in found) for r, found in self.budgets.items()}
 
     def __call__(self, done: float) -> None:
         stage = self.final
         if done < self.settled:
-            stage = min(self.final - 1, int(done / self.ramp * self.step.steps))
-        if all(int(p.stage) == stage for _, p in self.layers.values()):
-            return
-        fallen = (1 - min(1.0, stage / self.step.steps)) ** 3
-        if self.step.ratio:
-            self._share_budget(fallen)
-        else:
-            for layer, (own, parametrization) in self.layers.items():
-                density = own.density + (1 - own.density) * fallen
-                worth = _held(parametrization, own.saliency)
-                parametrization.set_mask(own._sparsify(density).mask(worth, layer.op))
-        for _, parametrization in self.layers.values():
-            parametrization.stage.fill_(stage)
-            if stage == self.final:
+            stage = min(self.final - 1, int(done / self.length))
+        if any(int(p.stage) != stage for _, p in self.layers.values()):
+            self._set(stage)
+        if stage == self.final:
+            for _, parametrization in self.layers.values():
                 parametrization.settle()
 
-    def _share_budget(self, fallen: float) -> None:
-        """Masks of all layers for what the budget is by now: it falls from all weights kept to the ratio's share."""
-        bits = self.step.value_bits
-        last = sum(la.constant.stored for la in self.layers) / self.step.ratio
-        first = sum(la.size for la in self.layers) * bits / 8
+    def _set(self, stage: int) -> None:
+        fallen = (1 - min(1.0, stage * self.length / self.step.ramp)) ** 3 if self.step.ramp else 0.0
+        for ratio, layers in self.budgets.items():
+            self._share_budget(ratio, layers, fallen)
+        for layer, (own, parametrization) in self.layers.items():
+            if not own.ratio:
+                pruning = own._at(self.begin[layer], fallen)
+                parametrization.set_mask(pruning.mask(_worth(parametrization, own.saliency), layer.op))
+            parametrization.stage.fill_(stage)
+
+    def _share_budget(self, ratio: float, layers: Sequence[Layer], fallen: float) -> None:
+        """Masks of all these layers for what the budget is by now: it falls from what they took to the ratio's share."""
         if fallen >= 1:
             return
-        worth = [_held(p, "fisher") for _, p in self.layers.values()]
-        wanted = last + max(0.0, first - last) * fallen
-        for mask, (_, parametrization) in zip(most_salient(worth, wanted, bits), self.layers.values(), strict=True):
+        last = sum(la.constant.stored for la in layers) / ratio
+        wanted = last + max(0.0, self.bytes[ratio] - last) * fallen
+        made = [self.layers[la][1] for la in layers]
+        worth = [_held(p, p.saliency("fisher")) for p in made]
+        for mask, parametrization in zip(most_salient(worth, wanted, self.step.value_bits), made, strict=True):
             parametrization.set_mask(mask)
 
 
-def _held(parametrization: Weighed, saliency: str) -> Array:
-    """What weights are worth, those that are kept a little more."""
+def _worth(parametrization: Weighed, saliency: str) -> Array:
+    """What weights are worth, as magnitudes: patterns weigh blocks by the sum of squares."""
     worth = parametrization.saliency(saliency)
-    if saliency == "magnitude" or parametrization.mask is None:
+    return worth if saliency == "magnitude" else np.sqrt(_held(parametrization, worth))
+
+
+def _held(parametrization: Weighed, worth: Array) -> Array:
+    """A saliency, that of weights that are kept raised a little."""
+    if parametrization.mask is None:
         return worth
     return np.where(parametrization.mask.cpu().numpy(), np.float32(_HELD) * worth, worth)

@@ -27,7 +27,7 @@ from ..analysis.moments import Moments
 from ..coding.codebook import fit_codebook
 from ..coding.secondorder import PRICE, Geometry, Settings, assign, geometry, grid, pruned
 from ..errors import UserError
-from ..ir.graph import Constant, Model
+from ..ir.graph import Constant, Held, Model
 from .base import Layers, LedgerEntry, Pass, PassResult, Select, all_layers, every, option
 from .sparsify import Sparsify
 
@@ -180,9 +180,7 @@ class Reconstruct(Pass):
     @property
     def kind(self) -> Pattern:
         """The pattern's name, as a Weight has it."""
-        if ":" in self.pattern:
-            return "n:m"
-        return "balanced" if self.pattern == "balanced" else "block" if self.pattern == "block" else "unstructured"
+        return self.prune.kind
 
 
 def aimed(matrix: Array, factors: list[Geometry]) -> Array:
@@ -239,7 +237,7 @@ def reconstruct(
 ) -> PassResult:
     """Run the pass on ``layers``, in their order, each with its options; in place."""
     entries = []
-    originals: dict[Constant, tuple[Any, bool]] = {}
+    originals: dict[Constant, Held] = {}
     for part, moments in calibration.stages(model, layers, originals):
         for layer in part:
             step = options[layer.name]
@@ -251,7 +249,7 @@ def reconstruct(
             before = layer.array()
             fit = step.fit(layer, known)
             why = f": {unseen(model, layer) or 'no sample reached it'}" if calibration.feeds and not known.known else ""
-            originals[layer.constant] = (layer.constant.content, layer.constant.transposed)
+            originals[layer.constant] = layer.constant.held
             layer.set_weight(fit.weight)
             if fit.shift is not None:
                 bias = correct_bias(layer, fit.shift)
@@ -314,7 +312,7 @@ def _bias_slot(layer: Layer) -> int | None:
     )
 
 
-def correct_bias(layer: Layer, shift: npt.NDArray[np.float64]) -> tuple[Constant, tuple[Any, bool]] | None:
+def correct_bias(layer: Layer, shift: npt.NDArray[np.float64]) -> tuple[Constant, Held] | None:
     """Add a shift [groups, out] to a layer's bias; gives the constant and what it held. A bias that others read too is copied."""
     slot = _bias_slot(layer)
     if slot is None:
@@ -338,8 +336,8 @@ def correct_bias(layer: Layer, shift: npt.NDArray[np.float64]) -> tuple[Constant
         name = graph.add_constant(f"{bias.name}.corrected", moved.astype(kind))
         graph.set_input(node, slot, name)
         copied = graph.constants[name]
-        return copied, (array, False)
-    held = (bias, (bias.content, bias.transposed))
+        return copied, (array, False, "unstructured")
+    held = (bias, bias.held)
     bias.replace(moved.astype(kind))
     return held
 

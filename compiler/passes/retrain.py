@@ -25,8 +25,8 @@ class Retrain(TrainingPass):
 
     name: ClassVar[str] = "retrain"
 
-    epochs: int = option(0, "over the training data; 0: as many as [train] says", low=0)
-    rate: float = option(1.0, "times the learning rate", low=0.0)
+    epochs: int = option(0, "over the training data; 0: as many as [train] says", low=0, whole=True)
+    rate: float = option(1.0, "times the learning rate", low=0.0, whole=True)
     mask: str = option(
         "keep", "pruned weights: keep them zero, or release them, to grow again (DSD)", choices=("keep", "release")
     )
@@ -40,7 +40,7 @@ class Retrain(TrainingPass):
         mine = [la for la in layers if la.name in chosen]
         before = {la.name: la.array() for la in mine}
         network = assemble(model, layers, {la: of_layer(la, release=chosen[la.name].mask == "release") for la in mine})
-        training.fit(network, self.name, epochs=self.epochs or None, rate=self.rate)
+        training.fit(network, self.name, epochs=self.epochs or None, rate=self.rate, options=chosen)
         network.store()
         return trained(mine, before, "retrained")
 

@@ -36,9 +36,9 @@ class Share(TrainingPass):
     ratio: float = option(
         0.0, "how many times fewer bytes all these layers take, stored; 0: whatever bits give", low=0.0
     )
-    refits: int = option(30, "how often codebooks are fitted", low=1, high=100_000)
-    epochs: int = option(0, "over the training data; 0: as many as [train] says", low=0)
-    rate: float = option(0.2, "times the learning rate", low=0.0)
+    refits: int = option(30, "how often codebooks are fitted", low=1, high=100_000, whole=True)
+    epochs: int = option(0, "over the training data; 0: as many as [train] says", low=0, whole=True)
+    rate: float = option(0.2, "times the learning rate", low=0.0, whole=True)
 
     def __post_init__(self) -> None:
         self._cluster()  # refuses a ratio that is none
@@ -59,12 +59,10 @@ class Share(TrainingPass):
         before = {la.name: la.array() for la in mine}
         made: dict[Layer, Coded] = {}
         for la in mine:
-            pattern = la.weight.pattern if la.weight is not None else "unstructured"
-            made[la] = Coded(before[la.name], 1 << chosen[la.name].bits, pattern)
+            made[la] = Coded(before[la.name], 1 << chosen[la.name].bits, la.pattern)
         fits = _Fits(self, {la: (chosen[la.name], p) for la, p in made.items()})
         network = assemble(model, layers, dict(made))
-        training.fit(network, self.name, epochs=self.epochs or None, rate=self.rate, before=fits)
-        fits.fit()
+        training.fit(network, self.name, epochs=self.epochs or None, rate=self.rate, before=fits, options=chosen)
         network.store()
         entries = []
         for la in mine:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from eie.runtime.weight import Weight
+from eie.runtime.weight import Pattern, Weight
 
 from ..analysis.layers import Layer
 from ..errors import UserError
@@ -67,8 +67,7 @@ class Sparsify(Pass):
         for layer in filter(select, all_layers(model, layers)):
             before = layer.array()
             mask = self.mask(before, layer.op)
-            touched = bool((before[~mask] != 0).any())
-            if touched or (layer.weight is not None and layer.weight.pattern != self._pattern_name()):
+            if (before[~mask] != 0).any() or layer.pattern != self.kind:
                 self._apply(layer, before, mask)
                 changed = True
             after = np.where(mask, before, 0)
@@ -82,18 +81,18 @@ class Sparsify(Pass):
             )
         return PassResult(changed, tuple(entries))
 
-    def _pattern_name(self) -> Any:
-        return "n:m" if self._n_of_m() else self.pattern
+    @property
+    def kind(self) -> Pattern:
+        """The pattern's name, as a Weight has it."""
+        named: dict[str, Pattern] = {"balanced": "balanced", "block": "block", "unstructured": "unstructured"}
+        return named.get(self.pattern, "n:m")
 
     def _apply(self, layer: Layer, array: Array, mask: Mask) -> None:
         if layer.weight is not None:
-            layer.set_weight(
-                Weight(
-                    np.where(mask, layer.weight.codes, 0).astype(np.uint8), layer.weight.codebook, self._pattern_name()
-                )
-            )
+            codes = np.where(mask, layer.weight.codes, 0).astype(np.uint8)
+            layer.set_weight(Weight(codes, layer.weight.codebook, self.kind))
         else:
-            layer.set_array(np.where(mask, array, 0))
+            layer.set_array(np.where(mask, array, 0), self.kind)
 
     def mask(self, weight: Array, op: str = "Gemm") -> Mask:
         """Which weights are kept, the shape of ``weight``: [..., out, in], or a kernel [out, in/group, k...] of ``op``."""

@@ -20,6 +20,8 @@ from .sparsify import relative_error
 
 Array = npt.NDArray[Any]
 
+ENDS = "the first and the last layer keep their precision (TTQ, section 3)"
+
 
 @dataclass(frozen=True)
 class Ternarize(Pass):
@@ -39,9 +41,7 @@ class Ternarize(Pass):
         ends = {id(layer) for layer in ([*everything[:1], *everything[-1:]] if self.ends == "keep" else [])}
         for layer in filter(select, everything):
             if id(layer) in ends:
-                entries.append(
-                    LedgerEntry(layer.name, reason="the first and the last layer keep their precision (TTQ, section 3)")
-                )
+                entries.append(LedgerEntry(layer.name, reason=ENDS))
                 continue
             before = layer.array()
             weight = self.ternary(before)

@@ -15,13 +15,11 @@ from ..analysis.layers import Layer
 from ..ir.graph import Model
 from .base import Layers, LedgerEntry, PassResult, Select, TrainingPass, every, option
 from .retrain import trained
-from .ternarize import Ternarize
+from .ternarize import ENDS, Ternarize
 
 if TYPE_CHECKING:
     from ..training.parametrization import Parametrization
     from ..training.trainer import Training
-
-_WHY = "the first and the last layer keep their precision (TTQ, section 3)"
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,8 @@ class Ttq(TrainingPass):
         "the first and the last layer: keep them in full precision, or ternarize them too",
         choices=("keep", "too"),
     )
-    epochs: int = option(0, "over the training data; 0: as many as [train] says", low=0)
-    rate: float = option(1.0, "times the learning rate", low=0.0)
+    epochs: int = option(0, "over the training data; 0: as many as [train] says", low=0, whole=True)
+    rate: float = option(1.0, "times the learning rate", low=0.0, whole=True)
 
     def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
         return Ternarize(t=self.t, ends=self.ends).run(model, select, layers)
@@ -58,9 +56,9 @@ class Ttq(TrainingPass):
             return of_layer(layer) if id(layer) in ends else Ternary(layer.array(), chosen[layer.name].t)
 
         network = assemble(model, layers, {la: make(la) for la in mine})
-        training.fit(network, self.name, epochs=self.epochs or None, rate=self.rate)
+        training.fit(network, self.name, epochs=self.epochs or None, rate=self.rate, options=chosen)
         network.store()
         done = trained(mine, before, "ternary, trained")
         kept = {la.name for la in mine if id(la) in ends}
-        entries = [LedgerEntry(e.layer, reason=_WHY) if e.layer in kept else e for e in done.ledger]
+        entries = [LedgerEntry(e.layer, reason=ENDS) if e.layer in kept else e for e in done.ledger]
         return replace(done, ledger=tuple(entries))

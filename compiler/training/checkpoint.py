@@ -16,10 +16,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from ..data import hash_arrays
 from ..errors import UserError
 from ..files import check_writable, write_beside
+from ..ir.graph import Graph
 
 _HINT = "Give another folder with --checkpoint, or remove this one to begin anew."
 _SHARE = 0.05  # of the time that writing may take
@@ -84,6 +87,18 @@ class Checkpoints:
             stream.write(buffer.getbuffer())
         self._saved = time.monotonic()
         self._cost = self._saved - now
+
+
+def graph_fingerprint(graph: Graph) -> str:
+    """A hash of what a graph computes: its operators and all constants, bodies included."""
+    digest = hashlib.sha256()
+    for each in graph.graphs():
+        digest.update(repr([[v.name for v in each.inputs], [v.name for v in each.outputs]]).encode())
+        for node in each.nodes:
+            attributes = {k: v.SerializeToString(deterministic=True) for k, v in sorted(node.attributes.items())}
+            digest.update(repr([node.domain, node.op, node.inputs, node.outputs, attributes]).encode())
+        hash_arrays(digest, {name: np.asarray(c.array()) for name, c in sorted(each.constants.items())})
+    return digest.hexdigest()
 
 
 def fingerprint(*parts: Any) -> str:

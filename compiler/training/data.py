@@ -57,11 +57,12 @@ class Arrays:
 @dataclass(frozen=True)
 class Items:
     """Samples of an object with ``len`` and ``[index]``, a dictionary of arrays each. Those in ``expand`` lack the batch axis
-    that the model's input has; ``alike`` are the same in all."""
+    that the model's input has; ``alike`` are the same in all. ``kinds``: types and shapes of the first sample, and so of all."""
 
     dataset: Any
     rows: Array
     where: str
+    kinds: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
     expand: frozenset[str] = frozenset()
     alike: frozenset[str] = frozenset()
 
@@ -70,8 +71,14 @@ class Items:
 
     def take(self, rows: Array) -> Batch:
         with calling(self.where):
-            items = [self.dataset[int(i)] for i in self.rows[rows]]
-            found = {name: np.stack([np.asarray(item[name]) for item in items]) for name in items[0]}
+            items = [{name: np.asarray(v) for name, v in self.dataset[int(i)].items()} for i in self.rows[rows]]
+        for row, item in zip(self.rows[rows], items, strict=True):
+            for name, (dtype, shape) in self.kinds.items():
+                if name not in item or item[name].dtype.kind != dtype.kind or item[name].shape != shape:
+                    has = f"{item[name].dtype} {list(item[name].shape)}" if name in item else "none"
+                    raise UserError(f"sample {row} has {has} for {name!r}, and sample 0 {dtype} {list(shape)}", where=self.where,
+                                    hint="All samples have the same arrays, of the same types and shapes.")  # fmt: skip
+        found = {name: np.stack([item[name] for item in items]).astype(kind[0]) for name, kind in self.kinds.items()}
         found |= {name: found[name][:, None] for name in self.expand}
         return found | {name: np.asarray(items[0][name]) for name in self.alike}
 
@@ -82,14 +89,12 @@ class TrainingData:
     train, validation: samples; validation may be empty.
     stacked: every sample is a whole input of the model, batch axis included: it runs once a sample.
     alike: names of arrays that go into every run as they are.
-    labelled: the samples have ``label``.
     """
 
     train: Source
     validation: Source
     stacked: bool
     alike: frozenset[str]
-    labelled: bool
 
     @cached_property
     def fingerprint(self) -> str:
@@ -128,12 +133,13 @@ def load(
         second, other = _source(_given(pair[1], where), inputs, where, extra)
         if stacked != other:
             raise UserError("validation samples have other axes than those to train on", where=where)
+        if len(second) and set(second.take(np.arange(1))) != set(first.take(np.arange(1))):
+            raise UserError("validation samples have other arrays than those to train on", where=where)
     else:
         first, second = _split(first, validation, seed)
     if not len(first):
         raise UserError("nothing is left to train on", where=where, hint="Hold back less for validation.")
-    probe = first.take(np.arange(1))
-    return TrainingData(first, second, stacked, frozenset(first.alike), LABEL in probe)
+    return TrainingData(first, second, stacked, frozenset(first.alike))
 
 
 def _given(source: Any, where: str) -> Any:
@@ -164,10 +170,13 @@ def _source(given: Any, inputs: Sequence[Input], where: str, extra: bool) -> tup
             f"a sample is a {type(first).__name__}", where=where, hint="Each is a dictionary of arrays by name."
         )
     scalars = {i.name for i in inputs if i.dims == ()}
-    stack = {name: np.asarray(value) if name in scalars else np.asarray(value)[None] for name, value in first.items()}
+    with calling(where):
+        own = {str(name): np.asarray(value) for name, value in first.items()}
+    stack = {name: value if name in scalars else value[None] for name, value in own.items()}
     found, stacked = _arrays(stack, inputs, where, extra)
     expand = frozenset(n for n, a in found.arrays.items() if a.ndim > stack[n].ndim)
-    return Items(given, np.arange(count), where, expand, frozenset(found.alike)), stacked
+    kinds = {name: (value.dtype, value.shape) for name, value in own.items()}
+    return Items(given, np.arange(count), where, kinds, expand, frozenset(found.alike)), stacked
 
 
 def _arrays(arrays: Batch, inputs: Sequence[Input], where: str, extra: bool) -> tuple[Arrays, bool]:
@@ -187,8 +196,8 @@ def _arrays(arrays: Batch, inputs: Sequence[Input], where: str, extra: bool) -> 
         if dtype.kind not in "biuf" or not dtype.isnative:
             raise UserError(f"array {name!r} is {dtype}, and training takes plain numbers", where=where,
                             hint="Convert it: class numbers with .astype(np.int64), others with .astype(np.float32).")  # fmt: skip
-    kinds = {i.name: _kind(arrays[i.name], i, where) for i in inputs}
-    stacked = any(k in ("stack", "one") for k in kinds.values())
+    kinds = {i.name: _kind(arrays[i.name], i, arrays.get(LABEL), where) for i in inputs}
+    stacked = any(k in ("stack", "runs") for k in kinds.values())
     samples: dict[str, Array] = {}
     alike: dict[str, Array] = {}
     for i in inputs:
@@ -197,9 +206,11 @@ def _arrays(arrays: Batch, inputs: Sequence[Input], where: str, extra: bool) -> 
             alike[i.name] = array
         elif kinds[i.name] == "stack" or not stacked:
             samples[i.name] = array
-        else:
-            samples[i.name] = array[:, None]
-    samples |= {n: arrays[n] for n in (*strange, *([LABEL] if LABEL in arrays else []))}
+        else:  # an open axis among models run one by one counts runs, too
+            samples[i.name] = _runs(array, (i.dims and i.dims[0] if kinds[i.name] == "runs" else None) or 1)
+    together = max([i.dims[0] or 1 for i in inputs if i.dims and kinds[i.name] == "runs"], default=1)
+    for name in (*strange, *([LABEL] if LABEL in arrays else [])):
+        samples[name] = _runs(arrays[name], together) if together > 1 else arrays[name]
     counts = {name: len(array) if array.ndim else 0 for name, array in samples.items()}
     if len(set(counts.values())) > 1:
         raise UserError(
@@ -210,8 +221,14 @@ def _arrays(arrays: Batch, inputs: Sequence[Input], where: str, extra: bool) -> 
     return Arrays(samples, alike, np.arange(next(iter(counts.values())))), stacked
 
 
-def _kind(array: Array, i: Input, where: str) -> str:
-    """How an array holds samples: a ``stack`` of whole inputs, an ``open`` first axis, ``one`` sample a run; or ``alike``."""
+def _runs(array: Array, size: int) -> Array:
+    """Samples as [runs, size, ...]."""
+    return array.reshape(-1, size, *array.shape[1:]) if array.ndim and not len(array) % size else array
+
+
+def _kind(array: Array, i: Input, label: Array | None, where: str) -> str:
+    """How an array holds samples: a ``stack`` of whole inputs, an ``open`` first axis, ``runs`` of so many samples as the model
+    takes at a time; or ``alike``, the same in all."""
     if i.dims is None:
         return "open"
     if array.ndim == len(i.dims) + 1:
@@ -224,12 +241,14 @@ def _kind(array: Array, i: Input, where: str) -> str:
         return "alike"
     if i.dims[0] is None:
         return "open"
-    if i.dims[0] == 1:
-        return "one"
-    if len(array) == i.dims[0]:
+    size = i.dims[0]
+    counted = label is None or (label.ndim > 0 and len(label) == len(array))
+    if size == 1 or (size and not len(array) % size and (len(array) > size or label is not None) and counted):
+        return "runs"
+    if len(array) == size:
         return "alike"
-    raise UserError(f"the model takes {i.dims[0]} samples at a time in {i.name!r}", where=where,
-                    hint="Stack the inputs: one axis more, the first counts runs.")  # fmt: skip
+    raise UserError(f"the model takes {size} samples at a time in {i.name!r}, and there are {len(array)}", where=where,
+                    hint="Give a multiple of that many; or stack the inputs: one axis more, the first counts runs.")  # fmt: skip
 
 
 def _split(source: Source, share: float, seed: int) -> tuple[Source, Source]:

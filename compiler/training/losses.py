@@ -64,7 +64,7 @@ class Objective:
             tensors = (model.graph.outputs[0].name,)
         else:
             tensors = tuple(judged_tensors(model))
-        return cls(tensors, kind, kind == "teacher" or (settings.distill > 0 and kind != "user"), settings, user)
+        return cls(tensors, kind, kind == "teacher" or settings.distill > 0, settings, user)
 
     def loss(self, outputs: Sequence[Tensor], batch: Mapping[str, Tensor], teacher: Sequence[Tensor] | None) -> Tensor:
         """A number for a batch; ``teacher`` as ``outputs``, where the objective teaches."""
@@ -72,56 +72,64 @@ class Objective:
             assert self.user is not None
             with calling(self.settings.loss):
                 found = self.user(dict(zip(self.tensors, outputs, strict=True)), batch)
-            if not isinstance(found, Tensor) or found.ndim:
+            if not isinstance(found, Tensor) or found.ndim or found.is_complex():
                 raise UserError("the loss function gave no single number", where=self.settings.loss)
-            return found
-        if self.kind == "teacher":
+            own = found
+        elif self.kind == "teacher":
             assert teacher is not None
             return sum(
                 (_relative(y, t) for y, t in zip(outputs, teacher, strict=True)),
                 torch.zeros((), device=outputs[0].device),
             )
-        if self.kind == "mse":
+        elif self.kind == "mse":
             if outputs[0].numel() != batch[LABEL].numel():
                 raise UserError(f"labels of the shape {list(batch[LABEL].shape)} for outputs of {list(outputs[0].shape)}", where=LABEL,
                                 hint="Class numbers are whole: label.astype(numpy.int64).")  # fmt: skip
             own = F.mse_loss(outputs[0].reshape(batch[LABEL].shape), batch[LABEL])
         else:
-            scores, labels = classes(outputs[0]), _numbers(batch[LABEL])
+            scores, labels = classes(outputs[0], batch[LABEL]), _numbers(batch[LABEL])
             if len(scores) != len(labels):
-                raise UserError(f"the model gives {len(scores)} answers for {len(labels)} labels", where=LABEL)
+                one = "Of one-hot labels, take label.argmax(-1)." if labels.numel() == scores.numel() else None
+                raise UserError(f"the model gives {len(scores)} answers for {len(labels)} labels", where=LABEL, hint=one)
             own = F.cross_entropy(scores, labels, label_smoothing=self.settings.smoothing)
         share = self.settings.distill
         if not share:
             return own
         assert teacher is not None
-        return (1 - share) * own + share * self._distilled(outputs[0], teacher[0])
+        return (1 - share) * own + share * self._distilled(outputs, teacher, batch)
 
-    def _distilled(self, y: Tensor, t: Tensor) -> Tensor:
-        """Hinton, Vinyals, Dean 2015: cross-entropy with the teacher's softened answer, times the temperature squared."""
-        if self.kind == "mse":
-            return _relative(y, t)
+    def _distilled(self, outputs: Sequence[Tensor], teacher: Sequence[Tensor], batch: Mapping[str, Tensor]) -> Tensor:
+        """Hinton, Vinyals, Dean 2015: cross-entropy with the teacher's softened answer, times the temperature squared; the squared
+        difference from its answer where there are no classes, or nothing but the user's loss knows them."""
+        if self.kind != "cross-entropy":
+            pairs = zip(outputs, teacher, strict=True)
+            return torch.stack([_relative(y, t) for y, t in pairs if y.is_floating_point()]).mean()
         heat = self.settings.temperature
-        soft, wanted = torch.log_softmax(classes(y) / heat, 1), torch.log_softmax(classes(t) / heat, 1)
+        soft, wanted = (torch.log_softmax(classes(s[0], batch[LABEL]) / heat, 1) for s in (outputs, teacher))
         return F.kl_div(soft, wanted, reduction="batchmean", log_target=True) * heat**2
 
     def right(self, outputs: Sequence[Tensor], batch: Mapping[str, Tensor]) -> Tensor | None:
-        """How many samples the largest score is right for; None where there are no classes."""
+        """How many samples the largest score is right for, by the share of their answers where they have several; None where
+        there are no classes."""
         if LABEL not in batch or batch[LABEL].is_floating_point() or self.kind not in ("cross-entropy", "user"):
             return None
-        scores = classes(outputs[0]) if outputs[0].ndim >= 2 else None
+        scores = classes(outputs[0], batch[LABEL]) if outputs[0].ndim >= 2 else None
         labels = _numbers(batch[LABEL])
-        return None if scores is None or len(scores) != len(labels) else (scores.argmax(1) == labels).sum()
+        if scores is None or len(scores) != len(labels):
+            return None
+        return (scores.argmax(1) == labels).sum() * (len(batch[LABEL]) / len(labels))
 
 
 def _numbers(labels: Tensor) -> Tensor:
     return labels.reshape(-1).to(torch.int64)
 
 
-def classes(scores: Tensor) -> Tensor:
-    """[samples, classes], axes of size 1 dropped."""
+def classes(scores: Tensor, labels: Tensor | None = None) -> Tensor:
+    """[answers, classes]: a sample has one answer, axes of size 1 dropped, or one for each of its labels."""
     if scores.ndim == 2:
         return scores
+    if labels is not None and labels.ndim >= 2 and scores.shape[:-1] == labels.shape:
+        return scores.reshape(-1, scores.shape[-1])
     wide = [a for a in range(1, scores.ndim) if scores.shape[a] > 1]
     if len(wide) != 1:
         raise UserError(f"cross-entropy needs an output [samples, classes], the first is {list(scores.shape)}", where="train",
@@ -139,7 +147,7 @@ def _scores(model: Model) -> str:
     name = model.graph.outputs[0].name
     judged = judged_tensors(model)[0]
     node = model.graph.producer(judged)
-    while node is not None and node.op in ("Identity", "Squeeze", "Reshape", "Flatten"):
+    while node is not None and node.op in ("Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose"):
         node = model.graph.producer(node.inputs[0])
     if node is not None and node.op in ("Softmax", "LogSoftmax"):
         return node.inputs[0]

@@ -37,7 +37,7 @@ _FLOATS = (1, 10, 16)  # FLOAT, FLOAT16, BFLOAT16
 
 @dataclass(eq=False)
 class Trained:
-    """A constant, what it is made from in training, and whether that is its transpose."""
+    """A constant, what it is made from in training, and whether that is its transpose; its layer, where it is a layer's weight."""
 
     constant: Constant
     parametrization: Parametrization
@@ -84,7 +84,7 @@ class Network(nn.Module):
         self._of = {id(t.constant): t for t in trained}
         self._held: dict[int, Tensor] = {}  # constants as tensors
         self._made: dict[int, Tensor] = {}  # trained ones, in the run that is going on
-        self._plans: dict[tuple[int, tuple[str, ...]], list[Node]] = {}
+        self._plans: dict[tuple[int, tuple[str, ...]], list[tuple[Node, list[str]]]] = {}
         self.opset = model.graph.opsets.get("", model.graph.opsets.get("ai.onnx", 1))
         self.to(self.where)
 
@@ -136,7 +136,7 @@ class Network(nn.Module):
         return self._held[id(constant)]
 
     def _run(self, scope: Scope, names: Sequence[str]) -> list[Any]:
-        for node in self._plan(scope.graph, tuple(names)):
+        for node, last in self._plan(scope.graph, tuple(names)):
             call = Call(node, self.opset, scope)
             inputs = [scope[n] if n else None for n in node.inputs]
             try:
@@ -146,19 +146,21 @@ class Network(nn.Module):
                 raise ModelError(f"{node.op} does not run in training: {first}", where=node.label) from error
             values = found if isinstance(found, tuple) else (found,)
             scope.values.update({o: v for o, v in zip(node.outputs, values, strict=False) if o})
+            for tensor in last:
+                scope.values.pop(tensor, None)
         return [scope[n] for n in names]
 
-    def _plan(self, graph: Graph, names: tuple[str, ...]) -> list[Node]:
-        """The operators that the tensors need, in order."""
+    def _plan(self, graph: Graph, names: tuple[str, ...]) -> list[tuple[Node, list[str]]]:
+        """The operators that the tensors need, in order, each with the tensors that nobody reads after it."""
         key = (id(graph), names)
         if key not in self._plans:
-            wanted, plan = set(names), []
+            wanted: set[str] = set(names)
+            plan: list[tuple[Node, list[str]]] = []
             for node in reversed(graph.nodes):
                 if wanted & set(node.outputs):
-                    plan.append(node)
-                    wanted.update(node.inputs)
-                    for bodies in node.bodies.values():
-                        wanted.update(*(body.captured() for body in bodies))
+                    read = {n for n in node.inputs if n}.union(*(b.captured() for bs in node.bodies.values() for b in bs))
+                    plan.append((node, sorted({*read, *filter(None, node.outputs)} - wanted)))
+                    wanted |= read
             self._plans[key] = plan[::-1]
         return self._plans[key]
 
@@ -167,6 +169,11 @@ class Network(nn.Module):
     def parametrization(self, layer: Layer) -> Parametrization:
         """What a layer's weight is made from."""
         return self._of[id(layer.constant)].parametrization
+
+    def observe(self) -> None:
+        """Before a step of the optimizer."""
+        for trained in self.trained:
+            trained.parametrization.observe()
 
     def project(self) -> None:
         """After a step of the optimizer."""
@@ -258,7 +265,7 @@ def _walk(graph: Graph, tensors: Iterable[str], *, through: bool) -> tuple[set[i
             if where.parent is not None and not where.is_input(tensor):
                 front.append((where.parent, tensor))
             continue
-        if not through and not OPERATORS[node.op].gradient:
+        if not through and not OPERATORS[node.op].gradient(node):
             ends.append((where, node))
             continue
         front += [(where, t) for t in node.inputs if t]

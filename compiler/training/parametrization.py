@@ -27,13 +27,25 @@ class Parametrization(nn.Module, ABC):
     """A weight as a function of parameters.
 
     ``forward`` gives the weight, float32, [the layer's shape]; ``finish`` what the layer ends as: an array, or a Weight.
+
+    Attributes:
+        pattern: how the zeros of the finished weight lie.
     """
+
+    pattern: Pattern = "unstructured"
 
     @abstractmethod
     def forward(self) -> Tensor: ...
 
     @abstractmethod
     def finish(self) -> Array | Weight: ...
+
+    def decayed(self) -> list[nn.Parameter]:
+        """The parameters that weight decay is for."""
+        return []
+
+    def observe(self) -> None:
+        """Called before every step of the optimizer, when gradients are as backpropagation gave them."""
 
     def project(self) -> None:
         """Called after every step of the optimizer: bring parameters back to what they may be."""
@@ -47,12 +59,16 @@ class Plain(Parametrization):
         mask: bool, same shape, True for weights that are kept; None: all.
         through: pruned weights still get the gradient that they would get if they were kept (dynamic network surgery), so that
             a later mask may take them back. Otherwise they get none, and are set to zero.
+        pattern: of the mask.
     """
 
     mask: Tensor | None
 
-    def __init__(self, value: Array, mask: Array | None = None, *, through: bool = False) -> None:
+    def __init__(
+        self, value: Array, mask: Array | None = None, *, through: bool = False, pattern: Pattern = "unstructured"
+    ) -> None:
         super().__init__()
+        self.pattern = pattern
         self.value = nn.Parameter(torch.from_numpy(np.array(value, np.float32)))
         self.register_buffer("mask", None if mask is None else torch.from_numpy(np.array(mask, np.bool_)))
         self.through = through
@@ -62,6 +78,9 @@ class Plain(Parametrization):
             return self.value
         masked = self.value * self.mask
         return self.value + (masked - self.value).detach() if self.through else masked
+
+    def decayed(self) -> list[nn.Parameter]:
+        return [self.value]
 
     def project(self) -> None:
         self._clear()
@@ -91,7 +110,7 @@ class Plain(Parametrization):
 
 
 class Weighed(Plain):
-    """Plain weights that know what each is worth to the loss: saliency w^2 E[g^2] / 2.
+    """Plain weights that know what each is worth to the loss: saliency w^2 E[g^2].
 
     Optimal brain damage (LeCun, Denker, Solla 1989): taking a weight away raises the loss by w^2 h / 2, h the curvature, here the
     empirical Fisher information: the mean square of the weight's gradients, followed along the training. With ``through``
@@ -109,15 +128,16 @@ class Weighed(Plain):
 
     MEMORY = 0.995  # the mean is over some 200 steps
 
-    def __init__(self, value: Array, *, through: bool = True, watch: bool = True) -> None:
-        super().__init__(value, np.ones(value.shape, np.bool_), through=through)
+    def __init__(
+        self, value: Array, *, through: bool = True, watch: bool = True, pattern: Pattern = "unstructured"
+    ) -> None:
+        super().__init__(value, np.ones(value.shape, np.bool_), through=through, pattern=pattern)
         self.watch = watch
         self.register_buffer("power", torch.zeros_like(self.value))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self.register_buffer("stage", torch.full((), -1, dtype=torch.int64))
 
-    def project(self) -> None:
-        super().project()
+    def observe(self) -> None:
         if self.watch and self.value.grad is not None:
             self.power.mul_(self.MEMORY).addcmul_(self.value.grad, self.value.grad, value=1 - self.MEMORY)
             self.seen.add_(1)
@@ -144,7 +164,7 @@ class Shared(Parametrization):
 
     def __init__(self, weight: Weight) -> None:
         super().__init__()
-        self.pattern: Pattern = weight.pattern
+        self.pattern = weight.pattern
         self.register_buffer("codes", torch.from_numpy(weight.codes.astype(np.int64)))
         self.centroids = nn.Parameter(torch.from_numpy(weight.codebook[1:].copy()))
 
@@ -176,7 +196,6 @@ class Coded(Parametrization):
     centroids: Tensor
     ends: Tensor
     stage: Tensor
-    pattern: Pattern
 
     def __init__(self, value: Array, size: int, pattern: Pattern = "unstructured") -> None:
         super().__init__()
@@ -197,6 +216,9 @@ class Coded(Parametrization):
             self.ends.fill_(torch.inf)
             self.ends[: ends.size] = torch.from_numpy(ends).to(self.ends)
 
+    def decayed(self) -> list[nn.Parameter]:
+        return [self.values]
+
     def latent(self) -> Array:
         """The latent values in the weight's shape."""
         found = np.zeros(int(np.prod(self.shape)), np.float32)
@@ -210,36 +232,19 @@ class Coded(Parametrization):
 
     def finish(self) -> Weight:
         cells = torch.bucketize(self.values.detach(), self.ends).cpu().numpy()
+        used, cells = np.unique(cells, return_inverse=True)  # some cells may have lost all their members
         codes = np.zeros(int(np.prod(self.shape)), np.uint8)
         codes[self.places.cpu().numpy()] = cells + 1
-        codebook = np.concatenate([np.zeros(1, np.float32), self.centroids.cpu().numpy()])
+        codebook = np.concatenate([np.zeros(1, np.float32), self.centroids.cpu().numpy()[used]])
         return Weight(codes.reshape(self.shape), codebook, self.pattern)
-
-
-class _Ternarized(torch.autograd.Function):
-    """w -> p where w > limit, -n where w < -limit, else 0; gradients of TTQ, section 3.2 (equations 6 to 8)."""
-
-    @staticmethod
-    def forward(ctx: Any, latent: Tensor, p: Tensor, n: Tensor, t: float) -> Tensor:
-        limit = t * latent.abs().max()
-        up, down = latent > limit, latent < -limit
-        ctx.save_for_backward(up, down, p, n)
-        return up * p - down * n
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        up, down, p, n = ctx.saved_tensors
-        (gradient,) = gradients
-        scale = torch.where(up, p, torch.where(down, n, torch.ones_like(p)))
-        return gradient * scale, (gradient * up).sum(), -(gradient * down).sum(), None
 
 
 class Ternary(Parametrization):
     """Latent weights ternarized at t times the largest magnitude, and two scales, all trained.
 
-    The gradients are the paper's: a scale gets the sum over its members, a latent weight that of the ternary one times p where
-    it is p, times n where it is -n, and as it is where it is 0. The paper's equation 7 leaves out the sign of the members of n;
-    here it is the derivative, as in the authors' code.
+    The gradients are the paper's (section 3.2, equations 6 to 8): a scale gets the sum over its members, a latent weight that of
+    the ternary one times p where it is p, times n where it is -n, and as it is where it is 0. The paper's equation 7 leaves out
+    the sign of the members of n; here it is the derivative, as in the authors' code.
 
     Args:
         value: float32, the weights to begin with.
@@ -261,8 +266,16 @@ class Ternary(Parametrization):
         return float(up.mean()) if up.size else 0.0, float(-down.mean()) if down.size else 0.0
 
     def forward(self) -> Tensor:
-        found: Tensor = _Ternarized.apply(self.value, self.p, self.n, self.t)
-        return found
+        with torch.no_grad():
+            limit = self.t * self.value.abs().max()
+            up, down = self.value > limit, self.value < -limit
+            scale = torch.where(up, self.p, torch.where(down, self.n, torch.ones_like(self.p)))
+        scaled = scale * self.value
+        # the second term is zero, and has the latent weights' gradients: written so, not as an autograd function, it runs under vmap
+        return up * self.p - down * self.n + (scaled - scaled.detach())
+
+    def decayed(self) -> list[nn.Parameter]:
+        return [self.value]
 
     def project(self) -> None:
         with torch.no_grad():
@@ -283,7 +296,7 @@ def of_layer(layer: Layer, *, release: bool = False) -> Parametrization:
         return Shared(layer.weight)
     array = layer.array()
     mask = array != 0
-    return Plain(array) if release or mask.all() else Plain(array, mask)
+    return Plain(array) if release or mask.all() else Plain(array, mask, pattern=layer.pattern)
 
 
 def store(layer: Layer, parametrization: Parametrization) -> None:
@@ -292,4 +305,4 @@ def store(layer: Layer, parametrization: Parametrization) -> None:
     if isinstance(found, Weight):
         layer.set_weight(found)
     else:
-        layer.set_array(found)
+        layer.set_array(found, parametrization.pattern)

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -16,13 +17,13 @@ from torch import Tensor
 
 from ..data import LABEL
 from ..errors import UserError
-from ..ir.graph import Model
-from .augment import shifted
-from .checkpoint import Checkpoints, fingerprint
+from ..ir.graph import Constant, Model
+from ..usercode import source_of
+from .augment import pictures, shifted
+from .checkpoint import Checkpoints, fingerprint, graph_fingerprint
 from .data import Arrays, Source, TrainingData
 from .losses import Objective, as_tensors, classes
 from .network import Network, without_gradient
-from .parametrization import Shared
 from .settings import Settings
 
 State = dict[str, Any]
@@ -103,8 +104,6 @@ class Training:
         checkpoints: Checkpoints | None = None,
         progress: Hears | None = None,
     ) -> None:
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
         self.original, self.data, self.settings = original, data, settings
         self.checkpoints, self.progress = checkpoints, progress
         self.history: list[Epoch] = []
@@ -112,10 +111,15 @@ class Training:
         label = data.train.take(np.arange(1)).get("label")
         self.objective = Objective.of(original, settings, None if label is None else torch.as_tensor(np.asarray(label)))
         self._teacher: Network | None = None
+        self._classes: int | None = None
+        self.moved = pictures(original, data) if settings.shift else {}
+        if settings.shift and not self.moved and progress is not None:
+            progress.note("shift: no input holds images that can be moved; samples stay as they are")
         if self.objective.kind == "cross-entropy":
             self._check_labels()
         self._answers: list[Tensor] | None = None
         self._phases = 0
+        self._mark: str | None = None
 
     # -- for passes ------------------------------------------------------------------------------------------------------
 
@@ -128,24 +132,32 @@ class Training:
         rate: float = 1.0,
         before: Callable[[float], None] | None = None,
         settled: float = 0.0,
+        options: Mapping[str, Any] | None = None,
     ) -> list[Epoch]:
-        """Train a network's parameters in place; at the end they are those of the epoch that is kept.
+        """Train a network's parameters in place; at the end they are those of the epoch that is kept, or as they came where no
+        epoch made them better.
 
         Args:
             network: what is trained; its parametrizations hold all state.
             phase: what it is called.
             epochs: over the training data; those of the settings when None.
             rate: times the settings' learning rate.
-            before: called before each step with the share of the phase that is done, 0 to 1; may change masks.
-            settled: share of the phase after which ``before`` changes nothing any more: only epochs that end later are kept.
+            before: called before each step with the share of the phase that is done, 0 to 1, and with 1 at the end; may change
+                masks and codebooks.
+            settled: share of the phase after which ``before`` changes masks no more: only epochs that begin later are kept, or
+                the last.
+            options: what else decides how it goes, by layer: a checkpoint of other options is refused.
 
         Raises:
             UserError: nothing that is trained has a gradient, the loss is not finite, or a checkpoint is of another run.
         """
         self._check(network)
-        run = _Phase(self, network, phase, self.settings.epochs if epochs is None else epochs, rate, before, settled)
+        run = _Phase(
+            self, network, phase, self.settings.epochs if epochs is None else epochs, rate, before, settled, options
+        )
         index, self._phases = self._phases, self._phases + 1
-        found = run.all(index)
+        with _own_torch(self.settings.threads, network.where):
+            found = run.all(index)
         self.history += found
         return found
 
@@ -154,17 +166,17 @@ class Training:
         samples = self.data.validation if source is None else source
         if not len(samples):
             return math.nan, None
-        total, right, batch = 0.0, 0, max(self.settings.batch, 256)
+        total, right, batch = 0.0, 0.0, self.settings.batch
         network.eval()
-        with torch.no_grad():
+        with torch.no_grad(), _own_torch(self.settings.threads, network.where):
             for begin in range(0, len(samples), batch):
                 rows = np.arange(begin, min(begin + batch, len(samples)))
-                given = as_tensors(samples.take(rows), network.where)
+                given = self.batch(samples, rows, network.where)
                 outputs = self.outputs(network, given)
                 teacher = self.outputs(self.teacher, given) if self.objective.teaching else None
                 total += float(self.objective.loss(outputs, given, teacher)) * len(rows)
                 hits = self.objective.right(outputs, given)
-                right = -1 if hits is None or right < 0 else right + int(hits)
+                right = -1.0 if hits is None or right < 0 else right + float(hits)
         return total / len(samples), None if right < 0 else right / len(samples)
 
     def outputs(self, network: Network, batch: Mapping[str, Tensor]) -> list[Tensor]:
@@ -174,6 +186,29 @@ class Training:
         if self.data.stacked:
             return network.each(feeds, self.objective.tensors, self.data.alike)
         return network(feeds, self.objective.tensors)
+
+    def batch(self, source: Source, rows: np.ndarray[Any, Any], device: torch.device) -> dict[str, Tensor]:
+        """Samples as tensors.
+
+        Raises:
+            UserError: a label is of no class.
+        """
+        found = source.take(rows)
+        if self._classes is not None and LABEL in found:
+            self._check_range(found[LABEL])
+        return as_tensors(found, device)
+
+    def unreached(self, model: Model, constants: Sequence[Constant]) -> dict[str, str]:
+        """Constants of ``model`` that no gradient reaches: name -> why."""
+        return without_gradient(model.graph, self.objective.tensors, constants)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what all phases depend on: the data, the model as it came, and the user's loss."""
+        if self._mark is None:
+            loss = "" if self.objective.user is None else source_of(self.objective.user)
+            self._mark = fingerprint(self.data.fingerprint, graph_fingerprint(self.original.graph), loss)
+        return self._mark
 
     @property
     def teacher(self) -> Network:
@@ -189,17 +224,27 @@ class Training:
         source = self.data.train
         with torch.no_grad():
             scores = self.outputs(self.teacher, as_tensors(source.take(np.arange(1)), self.teacher.where))[0]
-        count = classes(scores).shape[1]
-        labels = source.arrays[LABEL][source.rows] if isinstance(source, Arrays) else source.take(np.arange(1))[LABEL]
-        if not 0 <= labels.min() <= labels.max() < count:
-            raise UserError(f"the labels go from {labels.min()} to {labels.max()}, and the model tells {count} classes apart",
-                            where=LABEL, hint=f"They are indices, 0 to {count - 1}.")  # fmt: skip
+        self._classes = classes(scores, torch.as_tensor(source.take(np.arange(1))[LABEL])).shape[1]
+        if self._classes == 1:
+            raise UserError("the model gives one score, and cross-entropy compares several", where="train",
+                            hint="Labels of floats are compared by squares; a loss of your own: --loss module:function.")  # fmt: skip
+        for part in (self.data.train, self.data.validation):
+            if isinstance(part, Arrays) and len(part):  # others are looked at batch by batch
+                self._check_range(part.arrays[LABEL][part.rows])
+
+    def _check_range(self, labels: np.ndarray[Any, Any]) -> None:
+        assert self._classes is not None
+        if labels.dtype.kind == "f" and (labels != np.floor(labels)).any():
+            raise UserError("the labels are no whole numbers, and cross-entropy takes indices of classes", where=LABEL)
+        if not 0 <= labels.min() <= labels.max() < self._classes:
+            raise UserError(f"the labels go from {labels.min()} to {labels.max()}, and the model tells {self._classes} classes apart",
+                            where=LABEL, hint=f"They are indices, 0 to {self._classes - 1}.")  # fmt: skip
 
     def _check(self, network: Network) -> None:
         constants = [t.constant for t in network.trained]
-        lost = without_gradient_of(network, self.objective.tensors)
-        if constants and len(lost) == len(constants):
-            name, why = next(iter(lost.items()))
+        lost = without_gradient(network.graph, self.objective.tensors, constants)
+        if len(lost) == len(constants):
+            name, why = next(iter(lost.items()), ("train", "the model has neither weights nor biases that training knows"))
             raise UserError(
                 f"nothing can be trained: {why}", where=name, hint="Train the model before it is quantized."
             )
@@ -210,7 +255,7 @@ class Training:
         if not self.objective.teaching:
             return None
         with torch.no_grad():
-            if self.settings.shift or not isinstance(self.data.train, Arrays):
+            if self.moved or not isinstance(self.data.train, Arrays):
                 return self.outputs(self.teacher, given)
             if self._answers is None:
                 self._answers = self._all_answers()
@@ -219,22 +264,28 @@ class Training:
             return [a[torch.from_numpy(rows).to(a.device)] for a in self._answers]
 
     def _all_answers(self) -> list[Tensor]:
-        source, parts = self.data.train, []
-        for begin in range(0, len(source), 256):
-            given = as_tensors(source.take(np.arange(begin, min(begin + 256, len(source)))), self.teacher.where)
-            parts.append(self.outputs(self.teacher, given))
-            if begin == 0 and sum(p.numel() for p in parts[0]) * (len(source) / len(given)) > _KEPT_ANSWERS * len(
-                parts[0]
-            ):
+        source, parts, batch = self.data.train, [], self.settings.batch
+        for begin in range(0, len(source), batch):
+            rows = np.arange(begin, min(begin + batch, len(source)))
+            parts.append(self.outputs(self.teacher, as_tensors(source.take(rows), self.teacher.where)))
+            if sum(p.numel() for p in parts[0]) * len(source) > _KEPT_ANSWERS * min(batch, len(source)):
                 return []
-            if any(len(p) != min(256, len(source) - begin) for p in parts[-1]):
+            if any(p.ndim == 0 or len(p) != len(rows) for p in parts[-1]):
                 return []  # outputs that do not count samples along the first axis
         return [torch.cat([p[i] for p in parts]) for i in range(len(parts[0]))]
 
 
-def without_gradient_of(network: Network, tensors: Sequence[str]) -> dict[str, str]:
-    """Trained constants that get no gradient, and why."""
-    return without_gradient(network.graph, tensors, [t.constant for t in network.trained])
+@contextmanager
+def _own_torch(threads: int, device: torch.device) -> Iterator[None]:
+    """While it lasts torch has so many threads (0: its own choice); afterwards they and its random numbers are the caller's again."""
+    held = torch.get_num_threads()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            if threads:
+                torch.set_num_threads(threads)
+            yield
+        finally:
+            torch.set_num_threads(held)
 
 
 class _Phase:
@@ -249,7 +300,9 @@ class _Phase:
         rate: float,
         before: Callable[[float], None] | None,
         settled: float,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
+        self.options = sorted((name, str(value)) for name, value in (options or {}).items())
         self.training, self.network, self.name, self.epochs = training, network, name, epochs
         self.before, self.settled = before, settled
         self.settings = replace(training.settings, lr=training.settings.lr * rate)
@@ -258,16 +311,20 @@ class _Phase:
         self.optimizer = _optimizer(network, self.settings)
         self.found: list[Epoch] = []
         self.best: tuple[State, int] | None = None
+        self.start: Epoch | None = None  # what it began with, judged; None where that can't be kept
         self.index = 0
 
     def all(self, index: int) -> list[Epoch]:
         """Every epoch that is still to do."""
         self.index = index
         checkpoints, mark = self.training.checkpoints, ""
+        if self.before is None:  # else masks or codebooks are not yet what was asked for
+            self._judge(Epoch(self.name, 0, 0.0, math.nan, None, *self.training.evaluate(self.network), 0.0))
         if checkpoints is not None:
             mark = self._fingerprint()
             try:
                 self._resume(checkpoints.load(index, mark))
+                self._tired()
             except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
                 raise checkpoints.damaged(index) from error
         if self.training.progress is not None:
@@ -285,24 +342,36 @@ class _Phase:
             kept = self.best[1]
         else:
             kept = len(self.found)
-        return [replace(e, kept=e.epoch == kept) for e in self.found]
+        if kept == 0 and self.found and self.training.progress is not None:
+            self.training.progress.note(f"{self.name}: no epoch was better than what it began with, which is kept")
+        found = [replace(e, kept=e.epoch == kept) for e in self.found]
+        if self.before is not None:
+            self.before(1.0)
+            held_loss, held_right = self.training.evaluate(self.network)  # of what is stored
+            found = [replace(e, held_loss=held_loss, held_right=held_right) if e.kept else e for e in found]
+        return found
 
     def _judge(self, epoch: Epoch) -> None:
-        counted = [e for e in self.found if self._counts(e)]
+        counted = self._counted()
+        if epoch.epoch == 0:
+            counted = [epoch]
+            self.start = None if math.isnan(epoch.held_loss) else epoch
         if counted and self._best(counted) is epoch:
             held = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
             self.best = (held, epoch.epoch)
+
+    def _counted(self) -> list[Epoch]:
+        """What may be kept: epochs that began when the form was final, the last, and what the phase began with."""
+        final = self.settled * self.epochs - 1e-9
+        found = [e for e in self.found if e.epoch - 1 >= final or e.epoch == self.epochs]
+        return found if self.start is None else [self.start, *found]
 
     def _tired(self) -> bool:
         """Whether too many epochs brought nothing better."""
         if not self.settings.patience or not self.found:
             return False
-        counted = [e for e in self.found if self._counts(e)]
+        counted = self._counted()
         return bool(counted) and len(counted) - 1 - counted.index(self._best(counted)) >= self.settings.patience
-
-    def _counts(self, epoch: Epoch) -> bool:
-        """Whether an epoch may be kept: the form is final."""
-        return epoch.epoch >= self.settled * self.epochs or epoch.epoch == self.epochs
 
     def _best(self, epochs: Sequence[Epoch]) -> Epoch:
         """The one of least loss, of those whose accuracy is within a standard error of the best seen until then: a few
@@ -338,23 +407,33 @@ class _Phase:
             loss = loss + value * len(rows)
             right = -1 if hits is None or right < 0 else right + hits
         mean = float(loss) / len(self.samples)
+        held_loss, held_right = self.training.evaluate(self.network)
+        wrong = ""
         if not math.isfinite(mean):
-            raise UserError(f"the loss is not finite in epoch {number + 1}", where=self.name,
+            wrong = "the loss is"
+        elif not all(bool(torch.isfinite(p).all()) for p in self.network.parameters()):
+            wrong = "weights are"
+        elif len(self.training.data.validation) and not math.isfinite(held_loss):
+            wrong = "the loss of the validation data is"
+        if wrong:
+            raise UserError(f"{wrong} not finite in epoch {number + 1}", where=self.name,
                             hint="A lower learning rate (lr), or clip = 1.0 in [train], helps; "
                                  "or samples hold NaN or infinity.")  # fmt: skip
-        held_loss, held_right = self.training.evaluate(self.network)
         return Epoch(
             self.name, number + 1, now, mean, None if right < 0 else float(right) / len(self.samples), held_loss, held_right,
             time.perf_counter() - began,
         )  # fmt: skip
 
     def _step(self, rows: np.ndarray[Any, Any]) -> tuple[Tensor, Any]:
-        given = as_tensors(self.samples.take(rows), self.network.where)
-        given = shifted(given, self.settings.shift, {LABEL, *self.training.data.alike})
+        given = self.training.batch(self.samples, rows, self.network.where)
+        given = shifted(given, self.settings.shift, self.training.moved)
         outputs = self.training.outputs(self.network, given)
         loss = self.training.objective.loss(outputs, given, self.training.answers(rows, given))
+        if not loss.requires_grad:
+            raise UserError("the loss has no gradient: it does not depend on the outputs, or not by way of torch", where=self.settings.loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.network.observe()
         if self.settings.clip:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
         self.optimizer.step()
@@ -366,7 +445,9 @@ class _Phase:
     def _fingerprint(self) -> str:
         settings = asdict(replace(self.settings, threads=0))
         held = [v for _, v in sorted(self.network.state_dict().items())]
-        return fingerprint(self.name, self.epochs, settings, self.settled, self.training.data.fingerprint, *held)
+        now = graph_fingerprint(self.network.graph)
+        common = self.training.fingerprint
+        return fingerprint(self.name, self.epochs, settings, self.settled, self.options, common, now, *held)
 
     def _state(self, mark: str) -> State:
         return {
@@ -405,9 +486,9 @@ def _optimizer(network: Network, settings: Settings) -> torch.optim.Optimizer:
     decayed: list[Tensor] = []
     free: list[Tensor] = []
     for trained in network.trained:
+        weights = trained.parametrization.decayed() if trained.layer is not None else []
         for parameter in trained.parametrization.parameters():
-            codebook = isinstance(trained.parametrization, Shared)
-            (decayed if parameter.ndim >= 2 and not codebook else free).append(parameter)
+            (decayed if any(parameter is w for w in weights) else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
     groups = [g for g in groups if g["params"]]
     if settings.optimizer == "sgd":

@@ -21,12 +21,13 @@ from eie.compiler.errors import UserError
 from eie.compiler.ir.reader import read
 from eie.compiler.passes.cluster import Cluster
 from eie.compiler.passes.prune import Prune, _Ramp
-from eie.compiler.training.augment import shifted
+from eie.compiler.training.augment import pictures, shifted
+from eie.compiler.training.data import load
 from eie.compiler.training.parametrization import Coded, Weighed
 from eie.runtime.format import encode
 from eie.runtime.weight import Weight
 
-from .conftest import Arrays, floats
+from .conftest import Arrays, floats, model
 
 RECIPE = """
 passes = ["prune", "share", "retrain", "fold-units", "encode"]
@@ -67,7 +68,7 @@ def test_saliency_is_the_squared_weight_times_the_mean_squared_gradient() -> Non
     gradients = [floats(3, 4, seed=s) for s in (1, 2, 3)]
     for gradient in gradients:
         weighed.value.grad = torch.from_numpy(gradient)
-        weighed.project()
+        weighed.observe()
     memory = Weighed.MEMORY
     shares = np.array([memory**2, memory, 1.0]) * (1 - memory) / (1 - memory**3)
     mean = sum(s * np.square(g) for s, g in zip(shares, gradients, strict=True))
@@ -266,7 +267,7 @@ def test_budgets_that_make_no_sense_are_refused(make: Any) -> None:
 # -- samples ---------------------------------------------------------------------------------------------------------------
 
 
-def test_samples_are_moved_as_wholes() -> None:
+def test_samples_are_moved_as_wholes_and_all_arrays_of_one_alike() -> None:
     torch.manual_seed(0)
     images = torch.rand(20, 2, 6, 7)
     batch: Mapping[str, torch.Tensor] = {
@@ -274,8 +275,10 @@ def test_samples_are_moved_as_wholes() -> None:
         "label": torch.arange(20),
         "row": torch.rand(20, 5),
         "kept": images,
+        "last": images.permute(0, 2, 3, 1),
     }
-    found = shifted(batch, 1, {"kept"})
+    moved = {"x": (-2, -1), "last": (-3, -2)}
+    found = shifted(batch, 1, moved)
     padded = torch.nn.functional.pad(images, (1, 1, 1, 1))
     seen = set()
     for before, after in zip(padded, found["x"], strict=True):
@@ -283,5 +286,31 @@ def test_samples_are_moved_as_wholes() -> None:
         assert len(places) == 1
         seen.update(places)
     assert len(seen) > 4
+    assert torch.equal(found["last"], found["x"].permute(0, 2, 3, 1))
     assert all(torch.equal(found[name], batch[name]) for name in ("label", "row", "kept"))
-    assert all(torch.equal(v, batch[n]) for n, v in shifted(batch, 0).items())
+    assert all(torch.equal(v, batch[n]) for n, v in shifted(batch, 0, moved).items())
+
+
+@pytest.mark.parametrize(
+    ("shape", "array", "more", "moved"),
+    [
+        ("N,1,28,28", (5, 1, 28, 28), {}, {"x": (-2, -1)}),
+        ("1,1,28,28", (5, 1, 1, 28, 28), {}, {"x": (-2, -1)}),
+        ("1,1,28,28", (5, 1, 28, 28), {}, {"x": (-2, -1)}),
+        ("N,32,24,3", (5, 32, 24, 3), {}, {"x": (-3, -2)}),
+        ("N,49,40", (5, 49, 40), {}, {}),  # steps of a sequence, whose features have places of their own
+        ("N,1,49,10", (5, 1, 49, 10), {}, {}),
+        ("1,20", (5, 20), {}, {}),
+        ("1,256,64", (5, 1, 256, 64), {}, {}),
+        ("N,784", (5, 784), {}, {}),
+        ("N,1,28,28", (5, 1, 28, 28), {"label": (5, 1, 28, 28)}, {"x": (-2, -1), "label": (-2, -1)}),
+        ("N,1,28,28", (5, 1, 28, 28), {"label": (5, 1, 56, 56)}, {}),  # an answer with places that would have to move too
+        ("N,1,28,28", (5, 1, 28, 28), {"label": (5, 3)}, {"x": (-2, -1)}),
+    ],
+)  # fmt: skip
+def test_what_is_an_image(
+    shape: str, array: tuple[int, ...], more: dict[str, tuple[int, ...]], moved: dict[str, tuple[int, int]]
+) -> None:
+    graph = read(model(f"main (float[{shape}] x) => (float[M] y) {{ f = Flatten<axis=0>(x) y = Squeeze(f) }}", {}))
+    data = {"x": np.zeros(array, np.float32), **{n: np.zeros(s, np.float32) for n, s in more.items()}}
+    assert pictures(graph, load(data, graph, validation=0.0, seed=0)) == moved

@@ -449,8 +449,8 @@ class Dataset:
     ("odd", "says"),
     [
         (ValueError("no such picture"), r"raised ValueError: no such picture \(test_training.py"),
-        ({"x": np.zeros(15, np.float32), "label": 0}, "same shape"),
-        ({"x": np.zeros(16, np.float32)}, "raised KeyError: 'label'"),
+        ({"x": np.zeros(15, np.float32), "label": 0}, "sample 7 has float32 \\[15\\] for 'x', and sample 0 float32 \\[16\\]"),
+        ({"x": np.zeros(16, np.float32)}, "sample 7 has none for 'label'"),
     ],
 )
 def test_a_dataset_that_fails(mlp: onnx.ModelProto, odd: Any, says: str) -> None:
@@ -474,7 +474,7 @@ def test_the_same_seed_gives_the_same_weights(mlp: onnx.ModelProto, blobs: Array
 
 def test_it_stops_when_nothing_gets_better(trained: onnx.ModelProto, blobs: Arrays) -> None:
     settings = Settings(epochs=50, lr=0.0, optimizer="sgd", batch=100, patience=3)
-    assert len(fit(trained, blobs, settings).epochs) == 4
+    assert len(fit(trained, blobs, settings).epochs) == 3
 
 
 def test_validation_is_never_trained_on_and_follows_from_the_seed(mlp: onnx.ModelProto, blobs: Arrays) -> None:

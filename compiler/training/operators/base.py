@@ -45,6 +45,7 @@ class Host(Protocol):
 
     widen: bool
     batched: bool
+    where: torch.device
 
     def run_body(self, graph: Graph, values: Sequence[Value], scope: Scope) -> list[Value]: ...
     def constant(self, graph: Graph, name: str) -> Tensor: ...
@@ -88,13 +89,7 @@ class Call:
 
     @property
     def device(self) -> torch.device:
-        scope: Scope | None = self.scope
-        while scope is not None:
-            for value in scope.values.values():
-                if isinstance(value, Tensor):
-                    return value.device
-            scope = scope.parent
-        return torch.device("cpu")
+        return self.scope.host.where
 
     def refuse(self, what: str) -> ModelError:
         """The error for an option that is not computed here."""
@@ -109,19 +104,19 @@ class Operator:
     """An operator's meaning, and whether gradients pass through it from its first input to its first output."""
 
     run: Function
-    gradient: bool
+    gradient: Callable[[Node], bool]
 
 
 OPERATORS: dict[str, Operator] = {}
 
 
-def operator(*names: str, gradient: bool = True) -> Callable[[Function], Function]:
+def operator(*names: str, gradient: bool | Callable[[Node], bool] = True) -> Callable[[Function], Function]:
     """Registers a function under operator names."""
 
     def register(function: Function) -> Function:
         for name in names:
             assert name not in OPERATORS, name
-            OPERATORS[name] = Operator(function, gradient)
+            OPERATORS[name] = Operator(function, gradient if callable(gradient) else lambda node: gradient)
         return function
 
     return register

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import onnx
 import torch
 import torch.nn.functional as F
 
+from ...ir.graph import Node
 from .base import NARROW_FLOATS, Call, Tensor, dtype_of, operator
 
+_FLOATS = {getattr(onnx.TensorProto, n) for n in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")}
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": torch.abs,
     "Neg": torch.neg,
@@ -210,7 +213,11 @@ def is_inf(call: Call, x: Tensor) -> Tensor:
     return ((x == math.inf) & bool(up)) | ((x == -math.inf) & bool(down))
 
 
-@operator("Cast")
+def _to_float(node: Node) -> bool:
+    return int(node.get("to", 0)) in _FLOATS
+
+
+@operator("Cast", gradient=_to_float)
 def cast(call: Call, x: Tensor) -> Tensor:
     """Between floats gradients pass; to whole numbers none do."""
     return _cast(x, dtype_of(int(call.get("to")), call.scope.host.widen))

@@ -267,14 +267,17 @@ def lrn(call: Call, x: Tensor) -> Tensor:
     return x / (call.get("bias", 1.0) + call.get("alpha", 1e-4) / n * square) ** call.get("beta", 0.75)
 
 
-@operator("Softmax", "LogSoftmax", "Hardmax")
+@operator("Softmax", "LogSoftmax")
 def softmax(call: Call, x: Tensor) -> Tensor:
-    kinds: dict[str, Callable[[Tensor, int], Tensor]] = {
-        "Softmax": torch.softmax,
-        "LogSoftmax": torch.log_softmax,
-        "Hardmax": lambda v, a: F.one_hot(v.argmax(a), v.shape[a]).movedim(-1, a).to(v.dtype),
-    }
-    run = kinds[call.node.op]
+    return _normalized(call, x, torch.softmax if call.node.op == "Softmax" else torch.log_softmax)
+
+
+@operator("Hardmax", gradient=False)
+def hardmax(call: Call, x: Tensor) -> Tensor:
+    return _normalized(call, x, lambda v, a: F.one_hot(v.argmax(a), v.shape[a]).movedim(-1, a).to(v.dtype))
+
+
+def _normalized(call: Call, x: Tensor, run: Callable[[Tensor, int], Tensor]) -> Tensor:
     if call.opset >= 13:
         return run(x, axis_of(int(call.get("axis", -1)), x.ndim))
     # before version 13 all axes from one on counted as one

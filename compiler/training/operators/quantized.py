@@ -1,4 +1,4 @@
-"""Quantized operators: whole numbers in and out, so gradients end here; DequantizeLinear lets them through to its scale alone."""
+"""Quantized operators: whole numbers in and out, so gradients end here."""
 
 from __future__ import annotations
 

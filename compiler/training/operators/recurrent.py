@@ -112,6 +112,7 @@ _ORDER = {"RNN": [0], "GRU": [1, 0, 2], "LSTM": [0, 2, 3, 1]}  # torch's gates, 
 def _fused(layer: _Layer) -> tuple[Tensor, Tensor, Tensor | None]:
     """torch's own layer, one direction at a time."""
     outputs, hs, cs = [], [], []
+    learns = torch.is_grad_enabled()  # cuDNN keeps what gradients need only then
     for d, reverse in enumerate(layer.reverse):
         wb, rb = layer.bias[d].chunk(2)
         parameters = [_reordered(layer, v) for v in (layer.w[d], layer.r[d], wb, rb)]
@@ -120,12 +121,12 @@ def _fused(layer: _Layer) -> tuple[Tensor, Tensor, Tensor | None]:
         if layer.op == "LSTM":
             assert layer.c is not None
             y, last, c = torch.lstm(
-                x, [h, layer.c[d : d + 1].contiguous()], parameters, True, 1, 0.0, False, False, False
+                x, [h, layer.c[d : d + 1].contiguous()], parameters, True, 1, 0.0, learns, False, False
             )
             cs.append(c[0])
         else:
             run: Any = torch.gru if layer.op == "GRU" else torch.rnn_tanh
-            y, last = run(x, h, parameters, True, 1, 0.0, False, False, False)
+            y, last = run(x, h, parameters, True, 1, 0.0, learns, False, False)
         outputs.append(y.flip(0) if reverse else y)
         hs.append(last[0])
     return torch.stack(outputs, 1), torch.stack(hs), torch.stack(cs) if cs else None

@@ -292,9 +292,9 @@ def resize(call: Call, x: Tensor, *given: Tensor | None) -> Tensor:
     for i, axis in enumerate(axes):
         n = x.shape[axis]
         out = sizes[i] if sizes is not None else int(np.floor(n * factors[i]))
-        if out == n and mode != "tf_crop_and_resize":
-            continue
         scale = out / n if sizes is not None else factors[i]
+        if scale == 1 and mode != "tf_crop_and_resize":
+            continue
         x = _resized(call, x, axis, out, scale, mode)
     return x
 
