@@ -24,7 +24,6 @@ from eie.compiler.training.fit import fit, right
 
 Record = dict[str, Any]
 VOICES = ("jackson", "nicolas", "george", "lucas")
-MODELS = Path(__file__).parents[1] / "models"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Place:
 def digits(archive: Path, by: str, seed: int) -> tuple[Any, Any]:
     """((training data, validation data), test data) of spoken digits."""
     train, held, test = fsdd.split(archive, by)
-    return (fsdd.varied(train, 1, seed), held), test
+    return (fsdd.varied(train, spoken_digits.COPIES, seed), fsdd.features(held)), fsdd.features(test)
 
 
 @cache
@@ -212,11 +211,11 @@ def dsd_lenet_300_100(place: Place, seed: int) -> Record:
 
 
 EXPERIMENTS: dict[str, tuple[Callable[[Place, int], Record], int]] = {  # name -> what a seed does, how many seeds
-    "ese-take": (ese_take, 3),
-    "ttq-digits-cnn": (ttq_digits, 3),
-    "ttq-lenet-5": (ttq_lenet_5, 3),
+    "ese-take": (ese_take, 5),
+    "ttq-digits-cnn": (ttq_digits, 5),
+    "ttq-lenet-5": (ttq_lenet_5, 5),
     "dsd-digits-cnn": (dsd_digits_cnn, 5),
     "dsd-lenet-300-100": (dsd_lenet_300_100, 5),
     "dsd-digits-lstm": (dsd_digits_lstm, 5),
-    "ese-speaker": (ese_speaker, 4),
+    "ese-speaker": (ese_speaker, 12),
 }

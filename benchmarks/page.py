@@ -95,7 +95,8 @@ def _ese(found: dict[str, Any]) -> list[str]:
                 "", f"10 % {kind}", _percent([r["after"] for r in records]), _points(moved),
                 _smaller(records, "weights", "payloads"), _smaller(records, "file_before", "file_after"),
             ])  # fmt: skip
-        rows[-3][0] += f" ({len(runs)} {'voices' if 'speaker' in name else 'seeds'})"
+        voices = len({r["by"] for r in runs})
+        rows[-3][0] += f" ({voices} voices, {len(runs) // voices} seeds each)" if voices > 1 else f" ({len(runs)} seeds)"
     return [*lines, *_table(["network", "weights", "accuracy", "points", "weights smaller", "file smaller"], rows)]
 
 

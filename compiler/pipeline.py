@@ -24,7 +24,7 @@ from .analysis.judge import Judge
 from .analysis.layers import Layer, LeftAlone, find_layers
 from .analysis.moments import Moments
 from .analysis.undo import restored
-from .data import Feeds
+from .data import Feeds, inputs_of
 from .errors import ModelError, PromiseError, UserError
 from .ir.graph import Constant, Held, Model, copied
 from .ir.reader import read
@@ -44,11 +44,13 @@ from .training import require_torch
 from .training.settings import Settings
 
 if TYPE_CHECKING:
+    from .training.data import TrainingData
     from .training.trainer import Training
 
 Array = npt.NDArray[Any]
 Source = str | Path | onnx.ModelProto
 
+_NEARLY = 1.01  # a ratio of bytes is met
 _SAMPLES = 512  # that are compared, of those given, where the recipe has no budget to say how many
 _SLACK_DB = 0.5  # what float sums in another order may take from what the search measured
 
@@ -127,6 +129,9 @@ def optimize(
     run = _Run(plan, progress or Silent())
     original, working = run.read(model), run.read(model)
     before, spent = _size_of(model, original), plan.budget or Budget()
+    if train is not None:
+        held = run.load(original, train)
+        data = held if data is None else data  # nothing is made up where there is something real
     run.progress.stage("samples", 0)
     judge = Judge(original, data, shapes, spent.samples if plan.budget or data is None else _SAMPLES, spent.seed)
     closed = run.canonicalize(working, judge)
@@ -136,7 +141,7 @@ def optimize(
     if not run.fitted(promised):
         judge.check_all()
     if train is not None:
-        run.prepare(working, train, checkpoint)
+        run.prepare(working, checkpoint)
     errors = run.passes(working, layers, judge)
     in_floats = judge.measure(working) if run.recipe.activations != "f32" else None
     lowered = run.lower(working, layers, encoding, judge.tensors)
@@ -164,8 +169,23 @@ def optimize(
         result.measure()
         if result.output_bytes > spent.size:
             result.missed = result.missed or f"the artifact takes {result.output_bytes:,} of {spent.size:,} bytes"
+    result.missed = result.missed or _over_ratio(result, layers)
     _insist(result, strict, refuse)
     return result
+
+
+def _over_ratio(result: Result, layers: Sequence[Layer]) -> str | None:
+    """What of a total budget (the last pass's with a ratio) the layers it was for do not keep."""
+    step = next((p for p in reversed(result.recipe.passes) if getattr(p, "ratio", 0)), None)
+    if step is None:
+        return None
+    asked = {la.name: getattr(result.recipe.options(la, step), "ratio", 0) for la in layers}
+    for ratio in sorted({r for r in asked.values() if r}):
+        rows = [row for row in result.layers if asked[row.name] == ratio]
+        before, after = sum(row.bytes_before for row in rows), sum(row.bytes_after for row in rows)
+        if after * ratio > before * _NEARLY:
+            return f"weights take {after:,} bytes, {before / after:.3g} times fewer and not {ratio:g} times"
+    return None
 
 
 def _insist(result: Result, strict: bool, refuse: bool) -> None:
@@ -289,6 +309,7 @@ class _Run:
         self._shown: Sequence[Feeds] = ()
         self._refused: dict[str, str] = {}  # layer -> why a pass left it alone
         self._given_back_layers: set[str] = set()
+        self.samples: TrainingData | None = None
         self.training: Training | None = None
         self.trained: Model | None = None  # the model after the last pass that trained
         self._before: tuple[float, float | None] = (float("nan"), None)
@@ -317,18 +338,27 @@ class _Run:
         self._finish(step.name, began, model, judge if outcome.changed else None)
         return closed
 
-    def prepare(self, model: Model, data: Any, checkpoint: str | Path | None) -> None:
-        """Load training data; from here on passes that learn do so."""
-        from .training.checkpoint import Checkpoints
+    def load(self, model: Model, data: Any) -> dict[str, Any]:
+        """Load training data; gives inputs of it that are not trained on, where there are any, to compare outputs on."""
         from .training.data import load
-        from .training.trainer import Training
 
         settings = self.recipe.train or Settings()
         self.progress.stage("training data", 0)
-        samples = load(data, model, validation=settings.validation, seed=settings.seed, extra=":" in settings.loss)
-        teacher, _ = copied(model, None)
+        self.samples = load(data, model, validation=settings.validation, seed=settings.seed, extra=":" in settings.loss)
+        held = self.samples.validation if len(self.samples.validation) else self.samples.train
+        rows = np.unique(np.linspace(0, len(held) - 1, min(len(held), _SAMPLES)).astype(np.int64))
+        names = {i.name for i in inputs_of(model)}
+        return {name: array for name, array in held.take(rows).items() if name in names}
+
+    def prepare(self, model: Model, checkpoint: str | Path | None) -> None:
+        """From here on passes that learn do so."""
+        from .training.checkpoint import Checkpoints
+        from .training.trainer import Training
+
+        assert self.samples is not None
+        settings, teacher = self.recipe.train or Settings(), copied(model, None)[0]
         folder = Checkpoints(checkpoint) if checkpoint is not None else None
-        self.training = Training(teacher, samples, settings, checkpoints=folder, progress=self.progress)
+        self.training = Training(teacher, self.samples, settings, checkpoints=folder, progress=self.progress)
         self._before = self.training.evaluate(self.training.teacher)
 
     def learnt(self) -> Learnt | None:

@@ -97,11 +97,11 @@ def main() -> None:
     options.add_argument("-o", "--output", type=Path)
     given = options.parse_args()
     train, held, test = fsdd.split(given.fsdd, given.by)
-    data = (fsdd.varied(train, COPIES, given.seed), held)
+    data = (fsdd.varied(train, COPIES, given.seed), fsdd.features(held))
     settings = replace(SETTINGS[given.kind], seed=given.seed)
     found = fit(build(given.kind, given.seed), data, settings, progress=Lines())
     onnx.save(found.model, given.output or Path(f"spoken-digits-{given.kind}.onnx"))
-    print(f"tested on {len(test['label'])} recordings ({given.by}): {right(found.model, test):.2%} right")
+    print(f"tested on {len(test)} recordings ({given.by}): {right(found.model, fsdd.features(test)):.2%} right")
 
 
 if __name__ == "__main__":

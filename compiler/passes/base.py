@@ -86,7 +86,6 @@ class Pass:
     Class attributes:
         name: in kebab case.
         requires, ensures: facts that must hold before, and hold after: ``canonical``, ``shared``.
-        undoes: facts that it would undo, and so comes before.
         reshapes: it may give weights other shapes.
 
     Attributes:
@@ -96,9 +95,13 @@ class Pass:
     name: ClassVar[str] = ""
     requires: ClassVar[frozenset[str]] = frozenset()
     ensures: ClassVar[frozenset[str]] = frozenset()
-    undoes: ClassVar[frozenset[str]] = frozenset()
     reshapes: ClassVar[bool] = False
     given = frozenset[str]()
+
+    @property
+    def undoes(self) -> frozenset[str]:
+        """Facts that it would undo: it has to come before they hold."""
+        return frozenset()
 
     def run(self, model: Model, select: Select = every, layers: Layers = None) -> PassResult:
         """Change ``model`` in place, but only the layers ``select`` allows.

@@ -25,7 +25,6 @@ class Dsd(TrainingPass):
     """Train sparse, then dense again. The model stays dense: this is for accuracy, and compression comes after it."""
 
     name: ClassVar[str] = "dsd"
-    undoes: ClassVar[frozenset[str]] = frozenset({"shared"})
 
     density: float = option(0.7, "share of weights kept while sparse", low=0.0, high=1.0)
     repeats: int = option(1, "how often", low=1, high=100, whole=True)
@@ -34,6 +33,10 @@ class Dsd(TrainingPass):
     rate: float = option(1.0, "times the learning rate, while sparse", low=0.0, whole=True)
     dense_rate: float = option(0.1, "times the learning rate, while dense again", low=0.0, whole=True)
     first: str = option("keep", "the first convolution: keep it dense, or prune it too", choices=("keep", "too"))
+
+    @property
+    def undoes(self) -> frozenset[str]:
+        return frozenset({"shared"})
 
     def train(
         self, model: Model, layers: Sequence[Layer], chosen: Mapping[str, Self], training: Training

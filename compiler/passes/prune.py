@@ -45,7 +45,6 @@ class Prune(TrainingPass):
     """Prune gradually while training. Without training data, prune at once, by magnitude, as ``sparsify`` does."""
 
     name: ClassVar[str] = "prune"
-    undoes: ClassVar[frozenset[str]] = frozenset({"shared"})
 
     density: float = option(1.0, "share of weights kept in the end", low=0.0, high=1.0)
     ratio: float = option(
@@ -68,6 +67,10 @@ class Prune(TrainingPass):
     )
     epochs: int = option(0, "over the training data; 0: as many as [train] says", low=0, whole=True)
     rate: float = option(1.0, "times the learning rate", low=0.0, whole=True)
+
+    @property
+    def undoes(self) -> frozenset[str]:
+        return frozenset({"shared"})
 
     def __post_init__(self) -> None:
         self._sparsify()  # refuses a pattern that is none

@@ -31,6 +31,10 @@ class Retrain(TrainingPass):
         "keep", "pruned weights: keep them zero, or release them, to grow again (DSD)", choices=("keep", "release")
     )
 
+    @property
+    def undoes(self) -> frozenset[str]:
+        return frozenset({"shared"}) if self.mask == "release" else frozenset()
+
     def train(
         self, model: Model, layers: Sequence[Layer], chosen: Mapping[str, Self], training: Training
     ) -> PassResult:

@@ -205,7 +205,7 @@ def _learnt(learnt: Learnt) -> Iterable[RenderableType]:
     yield f"training   on {learnt.samples:,} samples, {learnt.held:,} held back for validation{before}"
     for name, epochs in groupby(learnt.epochs, key=lambda e: e.phase):
         all_of = list(epochs)
-        kept = next((e for e in all_of if e.kept), all_of[-1])
+        kept = next((str(e) for e in all_of if e.kept), "what it began with: none was better")
         yield f"           {printable(name)}: {len(all_of)} epochs, {sum(e.seconds for e in all_of):.0f} s, kept {kept}"
 
     for name, why in list(learnt.frozen.items())[:3]:

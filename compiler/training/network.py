@@ -37,12 +37,19 @@ _FLOATS = (1, 10, 16)  # FLOAT, FLOAT16, BFLOAT16
 
 @dataclass(eq=False)
 class Trained:
-    """A constant, what it is made from in training, and whether that is its transpose; its layer, where it is a layer's weight."""
+    """A constant, and what it is made from in training.
+
+    Attributes:
+        transposed: it is the transpose of what the parametrization gives.
+        layer: whose weight it is; None where it is no layer's.
+        weight: it is a weight, be it too small a one for a layer, and no bias or scale.
+    """
 
     constant: Constant
     parametrization: Parametrization
     transposed: bool = False
     layer: Layer | None = None
+    weight: bool = True
 
     def store(self) -> None:
         """Write what was trained into the graph's constant."""
@@ -186,12 +193,12 @@ class Network(nn.Module):
             trained.store()
 
 
-def beside(model: Model, layers: Sequence[Layer]) -> list[Constant]:
-    """Constants that are trained beside the weights of all layers: biases, scales of normalizations, and weights too small to be
+def beside(model: Model, layers: Sequence[Layer]) -> list[Trained]:
+    """What is trained beside the weights of all layers, as it is: biases, scales of normalizations, and weights too small to be
     compressed."""
     weights = {id(layer.constant) for layer in layers}
     outputs = {o.name for graph in model.graph.graphs() for o in graph.outputs}
-    found: dict[int, Constant] = {}
+    found: dict[int, Trained] = {}
     for graph, node in model.graph.walk():
         if node.domain:
             continue
@@ -210,17 +217,13 @@ def beside(model: Model, layers: Sequence[Layer]) -> list[Constant]:
                 continue
             if slot in small and slot not in slots and constant.elements >= FEWEST:
                 continue  # a designed one, which is no layer
-            found[id(constant)] = constant
+            weight = slot in small and slot not in slots
+            found[id(constant)] = Trained(constant, Plain(np.asarray(constant.array(), np.float32)), weight=weight)
     return list(found.values())
 
 
 def _makes_sums(node: Node | None) -> bool:
     return node is not None and node.op in SLOTS
-
-
-def plain(constants: Iterable[Constant]) -> list[Trained]:
-    """Constants trained as they are."""
-    return [Trained(c, Plain(np.asarray(c.array(), np.float32))) for c in constants]
 
 
 def of_layers(parametrizations: Mapping[Layer, Parametrization]) -> list[Trained]:
@@ -294,4 +297,4 @@ def assemble(model: Model, layers: Sequence[Layer], parametrizations: Mapping[La
     Args:
         layers: all that the model has; those without a parametrization stay as they are.
     """
-    return Network(model, [*of_layers(parametrizations), *plain(beside(model, layers))])
+    return Network(model, [*of_layers(parametrizations), *beside(model, layers)])

@@ -244,7 +244,7 @@ class Training:
         constants = [t.constant for t in network.trained]
         lost = without_gradient(network.graph, self.objective.tensors, constants)
         if len(lost) == len(constants):
-            name, why = next(iter(lost.items()), ("train", "the model has neither weights nor biases that training knows"))
+            name, why = next(iter(lost.items()), ("train", "no layer is chosen, and nothing else has floats of 16 or 32 bits to train"))
             raise UserError(
                 f"nothing can be trained: {why}", where=name, hint="Train the model before it is quantized."
             )
@@ -486,7 +486,7 @@ def _optimizer(network: Network, settings: Settings) -> torch.optim.Optimizer:
     decayed: list[Tensor] = []
     free: list[Tensor] = []
     for trained in network.trained:
-        weights = trained.parametrization.decayed() if trained.layer is not None else []
+        weights = trained.parametrization.decayed() if trained.weight else []
         for parameter in trained.parametrization.parameters():
             (decayed if any(parameter is w for w in weights) else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]

@@ -289,9 +289,11 @@ def resize(call: Call, x: Tensor, *given: Tensor | None) -> Tensor:
     if call.get("antialias", 0) or call.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise call.refuse("antialias, or another aspect ratio")
     mode = call.get("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
+    lengths = sizes if sizes is not None else [int(np.floor(x.shape[a] * f)) for a, f in zip(axes, factors, strict=True)]
+    if mode != "tf_crop_and_resize" and all(out == x.shape[axis] for out, axis in zip(lengths, axes, strict=True)):
+        return x  # as ONNX Runtime has it, whatever the scales
     for i, axis in enumerate(axes):
-        n = x.shape[axis]
-        out = sizes[i] if sizes is not None else int(np.floor(n * factors[i]))
+        n, out = x.shape[axis], lengths[i]
         scale = out / n if sizes is not None else factors[i]
         if scale == 1 and mode != "tf_crop_and_resize":
             continue
