@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -13,12 +13,12 @@ from ..analysis.layers import find_layers
 from ..ir.graph import copied
 from ..ir.reader import read
 from ..ir.writer import to_proto
-from .checkpoint import Checkpoints
+from . import require_torch
 from .data import load
-from .network import Network, assemble
-from .parametrization import of_layer
 from .settings import Settings
-from .trainer import Epoch, Hears, Training
+
+if TYPE_CHECKING:
+    from .trainer import Epoch, Hears
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,14 @@ def fit(
         progress: hears of every epoch.
 
     Raises:
-        UserError: the model or the data is wrong.
+        UserError: the model or the data is wrong, or torch is not installed.
     """
+    require_torch("fit")
+    from .checkpoint import Checkpoints
+    from .network import assemble
+    from .parametrization import of_layer
+    from .trainer import Training
+
     settings = settings or Settings()
     graph = read(model)
     samples = load(data, graph, validation=settings.validation, seed=settings.seed, extra=":" in settings.loss)
@@ -66,7 +72,14 @@ def right(model: str | Path | onnx.ModelProto, data: Mapping[str, Any], batch: i
 
     Args:
         data: arrays by input name, and ``label``.
+
+    Raises:
+        UserError: the model or the data is wrong, or torch is not installed.
     """
+    require_torch("right")
+    from .network import Network
+    from .trainer import Training
+
     graph = read(model)
     samples = load(data, graph, validation=0.0, seed=0)
     training = Training(graph, samples, Settings(batch=batch))

@@ -538,7 +538,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     (
         "retrain;cluster;encode",
         {"train": {"x": floats(5, 3), "label": np.zeros(5, np.int64)}},
-        "does not run in training",
+        "does not run on this input",
     ),
     ("retrain;cluster;encode", {"train": {"z": floats(5, 16)}}, "no array for input 'x'"),
     ("retrain;cluster;encode", {"train": {"x": floats(5, 16).astype(np.float64)}}, "float64"),
@@ -565,6 +565,8 @@ def test_without_torch_the_extra_is_named(mlp: onnx.ModelProto, blobs: Arrays, m
     monkeypatch.setattr("eie.compiler.training.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'eie\[train\]'"):
         optimize(mlp, None, recipe("retrain;cluster;encode"), train=blobs)
+    with pytest.raises(UserError, match=r"pip install 'eie\[train\]'"):
+        fit(mlp, blobs)
     assert optimize(mlp, None, recipe("retrain;cluster;encode")).untrained == ["retrain"]
 
 
