@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,7 @@ from .passes.base import NO_DATA, LedgerEntry, Pass, PassResult, TrainingPass, c
 from .passes.canonicalize import Canonicalize
 from .passes.encode import Encode
 from .passes.reconstruct import Reconstruct, output_error, reconstruct
+from .progress import Progress, Silent
 from .recipe import DEFAULT, WITH_DATA, Budget, Recipe
 from .report.result import LayerRow, Learnt, Result, Step
 from .search.choose import Promised, search
@@ -53,27 +54,6 @@ Source = str | Path | onnx.ModelProto
 _NEARLY = 1.01  # a ratio of bytes is met
 _SAMPLES = 512  # that are compared, of those given, where the recipe has no budget to say how many
 _SLACK_DB = 0.5  # what float sums in another order may take from what the search measured
-
-
-class Progress(Protocol):
-    """Hears how far the work is; the command line draws bars from it."""
-
-    def stage(self, name: str, steps: int) -> None:
-        """A stage of so many steps begins (0: not known)."""
-
-    def step(self, what: str) -> None:
-        """Work on ``what`` begins."""
-
-    def note(self, text: str) -> None:
-        """Something worth a line of its own, such as what an epoch of training came to."""
-
-
-class Silent:
-    """The progress nobody looks at."""
-
-    def stage(self, name: str, steps: int) -> None: ...
-    def step(self, what: str) -> None: ...
-    def note(self, text: str) -> None: ...
 
 
 def optimize(

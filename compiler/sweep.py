@@ -12,7 +12,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from eie.runtime.backends.hardware import HardwareBackend
 from eie.runtime.hardware.config import Config
 
 from .errors import UserError
+from .progress import Progress
 from .report.hardware import of_backend
 from .spread import spread
 
@@ -29,12 +30,6 @@ Feeds = Mapping[str, npt.NDArray[Any]]
 ALIASES = {"pe": "processing_elements", "fifo": "fifo_slots", "clock": "clock_mhz", "line": "line_bits", "run": "run_bits",
            "code": "code_bits"}  # fmt: skip
 MOST_POINTS = 100_000
-
-
-class Progress(Protocol):
-    """Hears of finished points."""
-
-    def step(self, what: str) -> None: ...
 
 
 def parse_values(text: str) -> tuple[str, list[Any]]:

@@ -19,9 +19,9 @@ import onnx
 from onnx import numpy_helper, parser
 from spoken_digits import Lines
 
+from eie.compiler.progress import Progress
 from eie.compiler.training.fit import fit, right
 from eie.compiler.training.settings import Settings
-from eie.compiler.training.trainer import Hears
 
 SETTINGS = Settings(epochs=10, lr=0.001, optimizer="adam", batch=128, shift=1, validation=1 / 12)
 _TEXT = """<ir_version: 8, opset_import: ["" : 13]> lenet (float[N,1,28,28] x) => (float[N,10] logits) {
@@ -51,7 +51,7 @@ def train(
     seed: int,
     settings: Settings = SETTINGS,
     checkpoint: Path | None = None,
-    progress: Hears | None = None,
+    progress: Progress | None = None,
 ) -> onnx.ModelProto:
     """The model, trained from nothing."""
     x, label = mnist.load(folder, "train")

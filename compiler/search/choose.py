@@ -22,6 +22,7 @@ from ..lowering.names import shorten
 from ..passes.base import Pass, PassResult
 from ..passes.canonicalize import Canonicalize
 from ..passes.encode import Encode
+from ..progress import Progress
 from ..recipe import Budget, Recipe, Rule
 from ..usercode import load_function
 from .curves import Cache, Curve, Point, measure, rule_of
@@ -30,13 +31,6 @@ from .search import Found, Search, Task
 
 _TOLERATED_DB = 5.0  # what made-up samples may miss at the finest codebooks, and it is reported; for more, layers are given back
 _WATCHED = 24  # samples on which it is measured how far a layer's error reaches
-
-
-class Progress(Protocol):
-    """Hears of stages and steps."""
-
-    def stage(self, name: str, steps: int) -> None: ...
-    def step(self, what: str) -> None: ...
 
 
 class Transform(Protocol):

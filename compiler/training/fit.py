@@ -18,7 +18,8 @@ from .data import load
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from .trainer import Epoch, Hears
+    from ..progress import Progress
+    from .trainer import Epoch
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def fit(
     settings: Settings | None = None,
     *,
     checkpoint: str | Path | None = None,
-    progress: Hears | None = None,
+    progress: Progress | None = None,
 ) -> Fitted:
     """Train all weights of a model; those that are zero stay zero.
 

@@ -85,7 +85,7 @@ class Network(nn.Module):
         super().__init__()
         _check_known(model)
         self.graph, self.widen, self.batched = model.graph, widen, False
-        self.where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.trained = list(trained)
         self.parametrizations = nn.ModuleList(t.parametrization for t in trained)
         self._of = {id(t.constant): t for t in trained}
@@ -93,7 +93,7 @@ class Network(nn.Module):
         self._made: dict[int, Tensor] = {}  # trained ones, in the run that is going on
         self._plans: dict[tuple[int, tuple[str, ...]], list[tuple[Node, list[str]]]] = {}
         self.opset = model.graph.opsets.get("", model.graph.opsets.get("ai.onnx", 1))
-        self.to(self.where)
+        self.to(self.device)
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -139,7 +139,7 @@ class Network(nn.Module):
                 self._made[id(constant)] = (value.T if trained.transposed else value).reshape(constant.dims)
             return self._made[id(constant)]
         if id(constant) not in self._held:
-            self._held[id(constant)] = tensor_of(constant.array(), self.widen, self.where)
+            self._held[id(constant)] = tensor_of(constant.array(), self.widen, self.device)
         return self._held[id(constant)]
 
     def _run(self, scope: Scope, names: Sequence[str]) -> list[Any]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..data import LABEL
 from ..errors import UserError
 from ..ir.graph import Constant, Model
+from ..progress import Progress
 from ..usercode import source_of
 from .augment import pictures, shifted
 from .checkpoint import Checkpoints, fingerprint, graph_fingerprint
@@ -28,14 +29,6 @@ from .settings import Settings
 
 State = dict[str, Any]
 _KEPT_ANSWERS = 1 << 26  # values of the teacher's that are kept for all samples
-
-
-class Hears(Protocol):
-    """What of a progress training uses."""
-
-    def stage(self, name: str, steps: int) -> None: ...
-    def step(self, what: str) -> None: ...
-    def note(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -102,7 +95,7 @@ class Training:
         settings: Settings,
         *,
         checkpoints: Checkpoints | None = None,
-        progress: Hears | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.original, self.data, self.settings = original, data, settings
         self.checkpoints, self.progress = checkpoints, progress
@@ -156,8 +149,8 @@ class Training:
             self, network, phase, self.settings.epochs if epochs is None else epochs, rate, before, settled, options
         )
         index, self._phases = self._phases, self._phases + 1
-        with _own_torch(self.settings.threads, network.where):
-            found = run.all(index)
+        with _own_torch(self.settings.threads, network.device):
+            found = run.run(index)
         self.history += found
         return found
 
@@ -168,10 +161,10 @@ class Training:
             return math.nan, None
         total, right, batch = 0.0, 0.0, self.settings.batch
         network.eval()
-        with torch.no_grad(), _own_torch(self.settings.threads, network.where):
+        with torch.no_grad(), _own_torch(self.settings.threads, network.device):
             for begin in range(0, len(samples), batch):
                 rows = np.arange(begin, min(begin + batch, len(samples)))
-                given = self.batch(samples, rows, network.where)
+                given = self.batch(samples, rows, network.device)
                 outputs = self.outputs(network, given)
                 teacher = self.outputs(self.teacher, given) if self.objective.teaching else None
                 total += float(self.objective.loss(outputs, given, teacher)) * len(rows)
@@ -223,7 +216,7 @@ class Training:
         """Labels are numbers of the model's classes."""
         source = self.data.train
         with torch.no_grad():
-            scores = self.outputs(self.teacher, as_tensors(source.take(np.arange(1)), self.teacher.where))[0]
+            scores = self.outputs(self.teacher, as_tensors(source.take(np.arange(1)), self.teacher.device))[0]
         self._classes = classes(scores, torch.as_tensor(source.take(np.arange(1))[LABEL])).shape[1]
         if self._classes == 1:
             raise UserError("the model gives one score, and cross-entropy compares several", where="train",
@@ -267,7 +260,7 @@ class Training:
         source, parts, batch = self.data.train, [], self.settings.batch
         for begin in range(0, len(source), batch):
             rows = np.arange(begin, min(begin + batch, len(source)))
-            parts.append(self.outputs(self.teacher, as_tensors(source.take(rows), self.teacher.where)))
+            parts.append(self.outputs(self.teacher, as_tensors(source.take(rows), self.teacher.device)))
             if sum(p.numel() for p in parts[0]) * len(source) > _KEPT_ANSWERS * min(batch, len(source)):
                 return []
             if any(p.ndim == 0 or len(p) != len(rows) for p in parts[-1]):
@@ -314,7 +307,7 @@ class _Phase:
         self.start: Epoch | None = None  # what it began with, judged; None where that can't be kept
         self.index = 0
 
-    def all(self, index: int) -> list[Epoch]:
+    def run(self, index: int) -> list[Epoch]:
         """Every epoch that is still to do."""
         self.index = index
         checkpoints, mark = self.training.checkpoints, ""
@@ -393,7 +386,7 @@ class _Phase:
         rng = np.random.default_rng(seed)
         torch.manual_seed(int(rng.integers(1 << 62)))
         order = rng.permutation(len(self.samples))
-        loss, right, now = torch.zeros((), device=self.network.where), 0, 0.0
+        loss, right, now = torch.zeros((), device=self.network.device), 0, 0.0
         self.network.train()
         for step in range(self.steps):
             done = (number * self.steps + step) / (self.epochs * self.steps)
@@ -425,7 +418,7 @@ class _Phase:
         )  # fmt: skip
 
     def _step(self, rows: np.ndarray[Any, Any]) -> tuple[Tensor, Any]:
-        given = self.training.batch(self.samples, rows, self.network.where)
+        given = self.training.batch(self.samples, rows, self.network.device)
         given = shifted(given, self.settings.shift, self.training.moved)
         outputs = self.training.outputs(self.network, given)
         loss = self.training.objective.loss(outputs, given, self.training.answers(rows, given))

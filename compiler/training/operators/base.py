@@ -45,7 +45,7 @@ class Host(Protocol):
 
     widen: bool
     batched: bool
-    where: torch.device
+    device: torch.device
 
     def run_body(self, graph: Graph, values: Sequence[Value], scope: Scope) -> list[Value]: ...
     def constant(self, graph: Graph, name: str) -> Tensor: ...
@@ -89,7 +89,7 @@ class Call:
 
     @property
     def device(self) -> torch.device:
-        return self.scope.host.where
+        return self.scope.host.device
 
     def refuse(self, what: str) -> ModelError:
         """The error for an option that is not computed here."""
