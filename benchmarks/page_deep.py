@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
+
+from tables import percent, table
 
 _HEAD = """## Deep Compression (ICLR 2016)
 Published: LeNet-300-100 1.64 -> 1.58 % error at 40x, LeNet-5 0.80 -> 0.74 % at 39x (all 10,000 test digits; about 2.1 and 1.1 % on
@@ -21,28 +23,18 @@ def section(path: Path) -> list[str]:
         return []
     results: dict[str, Any] = json.loads(path.read_text())
     rows = [_row(name, entry["runs"]) for name, entry in results.items() if entry["runs"]]
-    head = ["network", "seeds", "test5k before", "after", "weights smaller", "all constants", "file", "CPU time"]
-    lines = [head, ["---"] * len(head), *rows]
+    head = ["network", "seeds", "test5k before, %", "after, %", "weights smaller", "all constants", "file", "CPU time"]
     layers = [line for name, entry in results.items() if entry["runs"] for line in _layers(name, entry["runs"][0])]
     inner = ["layer (seed 0)", "kept", "payload", "places", "codes", "codebook", "smaller"]
-    return [_HEAD, "", *map(_line, lines), "", *map(_line, [inner, ["---"] * len(inner), *layers])]
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return [_HEAD, "", *table(head, rows), "", *table(inner, layers)]
 
 
 def _row(name: str, runs: list[dict[str, Any]]) -> list[str]:
     return [
-        name, str(len(runs)), _percent([r["test5k_before"] for r in runs]), _percent([r["test5k"] for r in runs]),
+        name, str(len(runs)), percent([r["test5k_before"] for r in runs]), percent([r["test5k"] for r in runs]),
         *(_ratio([r[key] for r in runs]) for key in ("ratio_weights", "ratio_constants", "ratio_file")),
         f"{mean(r['cpu_seconds'] for r in runs) / 60:.1f} min",
     ]  # fmt: skip
-
-
-def _percent(values: list[float]) -> str:
-    spread = f" +- {100 * stdev(values):.2f}" if len(set(values)) > 1 else ""
-    return f"{100 * mean(values):.2f} %{spread}"
 
 
 def _ratio(values: list[float]) -> str:

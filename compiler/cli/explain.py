@@ -20,10 +20,10 @@ from ..ir.graph import Model
 from ..ir.reader import read
 from ..passes.canonicalize import Canonicalize
 from ..passes.encode import Encode
-from ..pipeline import designed_too, transform
 from ..recipe import Budget, Recipe, presets
 from ..report.result import finite
 from ..report.table import Column, console, decibels, print_fitted, printable
+from ..run import designed_too, transform
 from .common import Bars, Json, ModelPath, print_json, read_plain
 from .promises import Samples
 

@@ -17,11 +17,12 @@ from ..files import check_writable, write_beside
 from ..ir.reader import read
 from ..passes.base import parse_pipeline
 from ..passes.canonicalize import Canonicalize
-from ..pipeline import designed_too, planned
+from ..pipeline import planned
 from ..recipe import Budget, Recipe
 from ..report.plots import sensitivity_plot
 from ..report.result import finite
 from ..report.table import Column, console, print_fitted, printable
+from ..run import designed_too
 from ..search.choose import curves_of, point_text
 from ..search.curves import Cache, Curve, Point, grid_of
 from .common import Bars, Json, ModelPath, print_json, read_plain, shapes
