@@ -21,7 +21,7 @@ from .progress import Progress, Silent
 from .recipe import DEFAULT, WITH_DATA, Budget, Recipe
 from .report.result import LayerRow, Result
 from .run import COMPARED, Run, Source, designed_too, size_of, weight_bytes
-from .search.choose import Promised
+from .search.choose import Promised, checked
 from .search.curves import Cache
 from .training import require_torch
 from .training.settings import Settings
@@ -86,6 +86,9 @@ def optimize(
     original, working = run.read(model), run.read(model)
     before, spent = size_of(model, original), plan.budget or Budget()
     if train is not None:
+        if spent.latency_us:
+            raise UserError("what training does to a model's time isn't known before", where="--latency",
+                            hint="Train first (--save-trained), then compress what that wrote within the time.")  # fmt: skip
         held = run.load(original, train)
         data = held if data is None else data  # nothing is made up where there is something real
     run.progress.stage("samples", 0)
@@ -94,11 +97,14 @@ def optimize(
     layers, left_alone = find_layers(working, designed_too(plan, judge))
     plan.check(layers)
     promised = run.search(working, layers, judge, encoding, Cache() if cache else None, jobs, dask, before)
-    if not run.fitted(promised):
+    fitted = run.fitted(promised)
+    if not fitted:
         judge.check_all()
     if train is not None:
         run.prepare(working, checkpoint)
     errors = run.passes(working, layers, judge)
+    if train is not None and plan.budget is not None:
+        promised = checked(working, judge, plan.budget, held_back=data is not held and not fitted)
     in_floats = judge.measure(working) if run.recipe.activations != "f32" else None
     lowered = run.lower(working, layers, encoding, judge.tensors)
     reached = run.verify(working, judge)
@@ -112,36 +118,42 @@ def optimize(
         weight_bytes_before=weight_bytes(original),
         made_up=judge.made_up,
         closed_inputs=closed,
-        missed=_missed(plan, promised, reached, in_floats, strict),
+        missed=_missed(plan, promised, reached, in_floats, strict and train is None),
         verify=reached,
-        accuracy=judge.accuracy(original, working, fitted=run.fitted(promised)) if judge.labels is not None else None,
+        accuracy=judge.accuracy(original, working, fitted=fitted) if judge.labels is not None else None,
         learnt=run.learnt(),
         untrained=[] if train is not None else plan.learns,
         trained_model=run.trained,
         promised=promised,
         notes=run.notes,
+        folded=run.folded,
     )
     if spent.size and plan.budget:
         result.measure()
         if result.output_bytes > spent.size:
             result.missed = result.missed or f"the artifact takes {result.output_bytes:,} of {spent.size:,} bytes"
-    result.missed = result.missed or _over_ratio(result, layers)
+    result.budgeted = _budgets(result, layers)
+    over = [f"{reached:.3g} times fewer bytes, and not {asked:g} times" for asked, reached in result.budgeted if reached * _NEARLY < asked]
+    if plan.budget is None or train is not None:  # a search is free to spare layers
+        result.missed = result.missed or next((f"compressed weights take {text}" for text in over), None)
+    if result.missed and promised is not None and result.missed == promised.missed and result.budgeted:
+        result.missed += "; a smaller --ratio, or more epochs, would keep more"
     _insist(result, strict, refuse)
     return result
 
 
-def _over_ratio(result: Result, layers: Sequence[Layer]) -> str | None:
-    """What of a total budget (the last pass's with a ratio) the layers it was for do not keep."""
+def _budgets(result: Result, layers: Sequence[Layer]) -> list[tuple[float, float]]:
+    """Of each total budget of the recipe (its last pass's with a ratio): what was asked for, and what its layers came to."""
     step = next((p for p in reversed(result.recipe.passes) if getattr(p, "ratio", 0)), None)
     if step is None:
-        return None
+        return []
     asked = {la.name: getattr(result.recipe.options(la, step), "ratio", 0) for la in layers}
+    found = []
     for ratio in sorted({r for r in asked.values() if r}):
         rows = [row for row in result.layers if asked[row.name] == ratio]
-        before, after = sum(row.bytes_before for row in rows), sum(row.bytes_after for row in rows)
-        if after * ratio > before * _NEARLY:
-            return f"weights take {after:,} bytes, {before / after:.3g} times fewer and not {ratio:g} times"
-    return None
+        after = sum(row.bytes_after for row in rows)
+        found.append((ratio, sum(row.bytes_before for row in rows) / after if after else float("inf")))
+    return found
 
 
 def _insist(result: Result, strict: bool, refuse: bool) -> None:

@@ -101,6 +101,7 @@ class Run:
         self._shown: Sequence[Feeds] = ()
         self._refused: dict[str, str] = {}  # layer -> why a pass left it alone
         self._given_back_layers: set[str] = set()
+        self.folded: dict[str, str] = {}
         self.samples: TrainingData | None = None
         self.training: Training | None = None
         self.trained: Model | None = None  # the model after the last pass that trained
@@ -158,7 +159,10 @@ class Run:
         if self.training is None:
             return None
         data = self.training.data
-        return Learnt(len(data.train), len(data.validation), *self._before, tuple(self.training.history), self.training.frozen)
+        done = self.training
+        return Learnt(
+            len(data.train), len(data.validation), *self._before, tuple(done.history), done.frozen, done.objective.name
+        )
 
     def passes(self, model: Model, layers: Sequence[Layer], judge: Judge) -> dict[str, float]:
         """Run the recipe's passes; gives the error of each layer's output."""
@@ -188,6 +192,8 @@ class Run:
             if self.calibration.feeds:  # else it looked at no inputs, and errors are those of inputs that are made up
                 self._errors.update({e.layer: e.error for e in outcome.ledger})
             self.notes.update({e.layer: e.action for e in outcome.ledger})
+        if step.reshapes:
+            self.folded.update({e.layer: e.action for e in outcome.ledger if e.action})
         self._finish(step.name, began, model, judge if outcome.changed else None)
 
     def _note(self, ledger: Sequence[LedgerEntry]) -> None:
@@ -218,7 +224,7 @@ class Run:
         self.progress.stage("inputs of layers", 0)
         self.calibration = Calibration.planned(model, layers, feeds if trusted else [], (self.recipe.budget or Budget()).seed)
         skipped = not any(self.recipe.options(la, p) for la in layers for p in self.recipe.passes)
-        if self.recipe.budget is None or skipped:
+        if self.recipe.budget is None or skipped or self.samples is not None:  # what training reaches isn't known before
             return None
         began = time.perf_counter()
         watched = self.calibration if trusted else Calibration(feeds, self.recipe.budget.seed)

@@ -22,7 +22,8 @@ from onnx import numpy_helper
 from eie.runtime.weight import Pattern, Weight
 
 Array = npt.NDArray[Any]
-Held = tuple[Any, bool, Pattern]  # what a constant holds: content, whether it is transposed, how its zeros lie
+# what a constant holds: content, whether it is transposed, how its zeros lie, dims, bytes of what it was made from
+Held = tuple[Any, bool, Pattern, tuple[int, ...], int | None]
 T = TypeVar("T")
 
 
@@ -103,11 +104,11 @@ class Constant:
     @property
     def held(self) -> Held:
         """What it holds, for ``put_back``."""
-        return self._content, self.transposed, self.pattern
+        return self._content, self.transposed, self.pattern, self.dims, self.folded_from
 
     def put_back(self, held: Held) -> None:
         """Hold again what it held."""
-        self._content, self.transposed, self.pattern = held
+        self._content, self.transposed, self.pattern, self.dims, self.folded_from = held
 
 
 _NARROW = {  # types of several elements a byte; which there are depends on the version of onnx

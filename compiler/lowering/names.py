@@ -1,4 +1,4 @@
-"""Names that nobody outside of a model sees: exporters make them long, and a small model's file then holds little else."""
+"""Names and notes that nobody outside of a model sees: exporters make them long, and a small model's file then holds little else."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from eie.runtime.operators import DOMAIN
 
 from ..ir.graph import Model
 
+_EXPORTERS = ("pkg.torch.", "pkg.onnxscript.")  # keys of what exporters note for themselves
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def shorten(model: Model, keep: Collection[str] = ()) -> int:
     """Give tensors between operators, and constants, short names and take those of operators away, but for compressed layers', which
-    recipes, reports and `eie explain` go by; returns the bytes of names saved. Inputs, outputs, and tensors of
-    the model's own graph that are to be kept keep theirs."""
+    recipes, reports and `eie explain` go by; what exporters noted of operators and tensors (where in which source they come from) goes.
+    Inputs, outputs, and tensors of the model's own graph that are to be kept keep theirs, and what the model as a whole says of itself
+    stays. Returns the bytes of names saved."""
+    _forget(model)
     if any(graph.extra.quantization_annotation for graph in model.graph.graphs()):
         return 0  # these go by tensors' names
     fresh = _short(model.graph.names())
@@ -43,6 +46,21 @@ def shorten(model: Model, keep: Collection[str] = ()) -> int:
                     saved += (len(name) - len(new)) * (1 + len(graph.consumers(name)))
                     graph.rename(name, new)
     return saved
+
+
+def _forget(model: Model) -> None:
+    for graph in model.graph.graphs():
+        graph.extra.ClearField("metadata_props")
+        for node in graph.nodes:
+            if node.proto is not None:
+                node.proto.ClearField("metadata_props")
+                node.proto.ClearField("doc_string")
+        for info in graph.value_info.values():
+            info.ClearField("metadata_props")
+            info.ClearField("doc_string")
+    kept = [p for p in model.extra.metadata_props if not p.key.startswith(_EXPORTERS)]
+    del model.extra.metadata_props[:]
+    model.extra.metadata_props.extend(kept)
 
 
 def _payloads(model: Model) -> set[str]:

@@ -320,6 +320,7 @@ def correct_bias(layer: Layer, shift: npt.NDArray[np.float64]) -> tuple[Constant
     graph, node = layer.graph, layer.node
     bias = graph.constant(node.inputs[slot])
     assert bias is not None
+    before = bias.held
     array = bias.array()
     moved = array.astype(np.float64)
     if layer.op in {"Conv", "Gemm"}:
@@ -336,10 +337,9 @@ def correct_bias(layer: Layer, shift: npt.NDArray[np.float64]) -> tuple[Constant
         name = graph.add_constant(f"{bias.name}.corrected", moved.astype(kind))
         graph.set_input(node, slot, name)
         copied = graph.constants[name]
-        return copied, (array, False, "unstructured")
-    held = (bias, bias.held)
+        return copied, (array, False, "unstructured", copied.dims, None)
     bias.replace(moved.astype(kind))
-    return held
+    return bias, before
 
 
 def _top(layer: Layer) -> Any:

@@ -107,6 +107,7 @@ class Learnt:
         loss_before, right_before: of the model as it came, on the validation data; NaN and None where there is none.
         epochs: every epoch of every training pass, in order.
         frozen: constants that no gradient reaches, and why: they stayed as they were.
+        loss: what was made small, as ``[train]`` calls it.
     """
 
     samples: int
@@ -115,6 +116,7 @@ class Learnt:
     right_before: float | None
     epochs: tuple[Epoch, ...]
     frozen: Mapping[str, str] = field(default_factory=dict)
+    loss: str = ""
 
     def json(self) -> dict[str, Any]:
         return {
@@ -123,6 +125,7 @@ class Learnt:
             "loss_before": self.loss_before,
             "right_before": self.right_before,
             "epochs": [asdict(e) for e in self.epochs],
+            "loss": self.loss,
             "not_trained": dict(self.frozen),
         }
 
@@ -149,7 +152,9 @@ class Result:
         trained_model: the model after the last pass that trained, its weights as they were then.
         promised: what the search promises, where the recipe has a budget.
         notes: what the reconstruction said of each layer.
-        output_bytes: size of the artifact; 0 until saved.
+        folded: layer -> what of it was folded away, exactly.
+        budgeted: of each total budget, how many times fewer bytes were asked for, and how many times fewer its layers take.
+        output_bytes: size of the artifact; 0 until saved or measured.
     """
 
     model: Model
@@ -169,6 +174,8 @@ class Result:
     trained_model: Model | None = None
     promised: Promised | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    folded: Mapping[str, str] = field(default_factory=dict)
+    budgeted: Sequence[tuple[float, float]] = ()
     output_bytes: int = field(default=0)
 
     @property
@@ -238,6 +245,8 @@ class Result:
             ],
             "activations": self.recipe.activations,
             "missed": self.missed,
+            "budgets": [{"asked": asked, "reached": reached} for asked, reached in self.budgeted],
+            "folded": dict(self.folded),
             "closed_inputs": list(self.closed_inputs),
         }
         if self.accuracy is not None:

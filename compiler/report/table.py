@@ -199,10 +199,16 @@ def reasons(rows: Sequence[LayerRow], *, every: bool) -> RenderableType | None:
     return Group(Text("kernels", style="bold"), *lines)
 
 
-def _learnt(learnt: Learnt) -> Iterable[RenderableType]:
-    """What training came to: a line a phase."""
-    before = f", {learnt.right_before:.2%} right before" if learnt.right_before is not None else ""
-    yield f"training   on {learnt.samples:,} samples, {learnt.held:,} held back for validation{before}"
+def _learnt(learnt: Learnt, counted: bool) -> Iterable[RenderableType]:
+    """What training came to: a line a phase; and accuracy on validation data where none was ``counted`` on other data."""
+    last = next((e for e in reversed(learnt.epochs) if e.kept), None)
+    if not counted and learnt.right_before is not None and last is not None and last.held_right is not None:
+        yield (
+            f"accuracy   {learnt.right_before:.2%} before, {last.held_right:.2%} after training on {learnt.held:,} samples held back, "
+            "on which epochs were chosen (--data counts on others)"
+        )
+    before = f", {learnt.right_before:.2%} of these right before" if learnt.right_before is not None else ""
+    yield f"training   on {learnt.samples:,} samples by {learnt.loss}, {learnt.held:,} held back for validation{before}"
     for name, epochs in groupby(learnt.epochs, key=lambda e: e.phase):
         all_of = list(epochs)
         kept = next((str(e) for e in all_of if e.kept), "what it began with: none was better")
@@ -255,7 +261,8 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
         if result.verify.worst and len(result.model.graph.outputs) > 1
         else ""
     )
-    yield f"outputs    {apart} the original's on {result.verify.samples} {kind}{worst}{agreement}"
+    or_nearer = "" if math.isinf(result.verify.sqnr_db) or result.verify.samples < 4 else " or nearer on three quarters of"
+    yield f"outputs    {apart} the original's{or_nearer or ' on'} {result.verify.samples} {kind}{worst}{agreement}"
     if result.accuracy:
         a = result.accuracy
         low, high = (100 * end for end in a.interval_change)
@@ -264,8 +271,15 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
             f"accuracy   {a.before:.2%} before ({_interval(a.interval_before)}), {a.after:.2%} after ({_interval(a.interval_after)}): "
             f"{(a.after - a.before) * 100:+.2f} points ({low:+.2f} to {high:+.2f}) on {a.samples:,} samples{which}"
         )
+        if result.learnt and high < 0:
+            yield Text(
+                f"warning    accuracy fell by {-high:.2f} to {-low:.2f} points: compress less, or train longer ([train] epochs)",
+                style="yellow",
+            )
     if result.learnt:
-        yield from _learnt(result.learnt)
+        yield from _learnt(result.learnt, counted=result.accuracy is not None)
+    for name, what in result.folded.items():
+        yield f"folded     {what}: {elided(name)}"
     if result.promised and result.promised.reading and not result.missed:
         count = result.promised.samples
         which = "samples" if count > 1 else "sample"
@@ -273,6 +287,8 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
         few = "; too few to say more of others" if count < 4 and not result.made_up else ""
         yield f"promise    kept on {count:,} {which}{held}: {result.promised.reading.text}{few}"
     yield f"weights    {size(result.weight_bytes_before)} before, {size(result.weight_bytes_after)} after"
+    for asked, reached in result.budgeted:
+        yield f"ratio      compressed weights take {reached:.3g} times fewer bytes, {asked:g} times asked for"
     if result.output_bytes:
         yield Text.assemble(
             ("file       ", "bold"),

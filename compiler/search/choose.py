@@ -159,6 +159,21 @@ def search(
     )
 
 
+def checked(model: Model, judge: Judge, budget: Budget, *, held_back: bool) -> Promised:
+    """What a model that is finished keeps of a promise on outputs; nothing is chosen.
+
+    Args:
+        model: what was made, canonical.
+        held_back: nothing was chosen on the samples either.
+    """
+    reading = _task(model, judge, budget).read("check")
+    missed = None
+    if reading is not None and reading.sure > 1:
+        few = ", but these are too few to be sure" if reading.ratio <= 1 else ""
+        missed = f"the trained model {'keeps' if few else 'misses'} it on {len(judge.check)} samples{few}: {reading.text}"
+    return Promised((), missed, reading, len(judge.check), held_back, 0)
+
+
 def _compressed_only(curve: Curve) -> Curve:
     """Without the point that leaves the layer as it is, where there are others: made-up samples are no reason for that."""
     return replace(curve, points=tuple(p for p in curve.points if not p.plain) or curve.points)

@@ -37,12 +37,19 @@ class Objective:
     settings: Settings
     user: Loss | None = None
 
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        known = {"teacher": "what the model as it came says", "mse": "mean squared error", "user": self.settings.loss}
+        said = known.get(self.kind, self.kind)
+        return f"{said} and the model as it came" if self.settings.distill and self.kind != "teacher" else said
+
     @classmethod
     def of(cls, model: Model, settings: Settings, label: Tensor | None) -> Objective:
         """The objective of a model and its data.
 
         Args:
-            label: of one sample, or None.
+            label: of some samples, [samples, ...], or None. Rows of shares that sum to 1 are probabilities of classes.
 
         Raises:
             UserError: the labels fit no loss.
@@ -53,7 +60,8 @@ class Objective:
         if ":" in kind:
             kind, user = "user", load_function(settings.loss, "train.loss")
         elif kind == "auto":
-            kind = "teacher" if label is None else "cross-entropy" if not label.is_floating_point() else "mse"
+            classed = label is not None and (not label.is_floating_point() or shares(label))
+            kind = "teacher" if label is None else "cross-entropy" if classed else "mse"
         if kind in ("cross-entropy", "mse") and label is None:
             raise UserError(f"the loss {kind} needs labels", where="train", hint=f"Add an array {LABEL!r} to the data.")
         if kind == "user":
@@ -73,7 +81,8 @@ class Objective:
             with calling(self.settings.loss):
                 found = self.user(dict(zip(self.tensors, outputs, strict=True)), batch)
             if not isinstance(found, Tensor) or found.ndim or found.is_complex():
-                raise UserError("the loss function gave no single number", where=self.settings.loss)
+                what = f"a tensor {list(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+                raise UserError(f"the loss function gave no single number but {what}", where=self.settings.loss, hint="Take its mean.")
             own = found
         elif self.kind == "teacher":
             assert teacher is not None
@@ -87,7 +96,8 @@ class Objective:
                                 hint="Class numbers are whole: label.astype(numpy.int64).")  # fmt: skip
             own = F.mse_loss(outputs[0].reshape(batch[LABEL].shape), batch[LABEL])
         else:
-            scores, labels = classes(outputs[0], batch[LABEL]), _numbers(batch[LABEL])
+            scores = classes(outputs[0], batch[LABEL])
+            labels = batch[LABEL].reshape(scores.shape).to(scores.dtype) if soft(batch[LABEL], scores) else _numbers(batch[LABEL])
             if len(scores) != len(labels):
                 one = "Of one-hot labels, take label.argmax(-1)." if labels.numel() == scores.numel() else None
                 raise UserError(f"the model gives {len(scores)} answers for {len(labels)} labels", where=LABEL, hint=one)
@@ -111,10 +121,13 @@ class Objective:
     def right(self, outputs: Sequence[Tensor], batch: Mapping[str, Tensor]) -> Tensor | None:
         """How many samples the largest score is right for, by the share of their answers where they have several; None where
         there are no classes."""
-        if LABEL not in batch or batch[LABEL].is_floating_point() or self.kind not in ("cross-entropy", "user"):
+        if LABEL not in batch or self.kind not in ("cross-entropy", "user"):
+            return None
+        if self.kind == "user" and batch[LABEL].is_floating_point():
             return None
         scores = classes(outputs[0], batch[LABEL]) if outputs[0].ndim >= 2 else None
-        labels = _numbers(batch[LABEL])
+        probable = scores is not None and soft(batch[LABEL], scores)
+        labels = batch[LABEL].reshape(scores.shape).argmax(1) if scores is not None and probable else _numbers(batch[LABEL])
         if scores is None or len(scores) != len(labels):
             return None
         return (scores.argmax(1) == labels).sum() * (len(batch[LABEL]) / len(labels))
@@ -122,6 +135,17 @@ class Objective:
 
 def _numbers(labels: Tensor) -> Tensor:
     return labels.reshape(-1).to(torch.int64)
+
+
+def shares(labels: Tensor) -> bool:
+    """Whether rows of labels are probabilities: none negative, each row's sum 1."""
+    rows = labels.reshape(len(labels), -1).to(torch.float64)
+    return rows.shape[1] > 1 and bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < 1e-3).all())
+
+
+def soft(labels: Tensor, scores: Tensor) -> bool:
+    """Whether labels are a probability for each of ``scores`` [samples, classes], and not numbers of classes."""
+    return labels.is_floating_point() and labels.numel() == scores.numel() and scores.shape[1] > 1
 
 
 def classes(scores: Tensor, labels: Tensor | None = None) -> Tensor:

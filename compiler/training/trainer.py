@@ -23,11 +23,12 @@ from ..usercode import source_of
 from .augment import pictures, shifted
 from .checkpoint import Checkpoints, fingerprint, graph_fingerprint
 from .data import Arrays, Source, TrainingData
-from .losses import Objective, as_tensors, classes
+from .losses import Objective, as_tensors, classes, soft
 from .network import Network, without_gradient
 from .settings import Settings
 
 State = dict[str, Any]
+_LABELS = 256  # that are looked at to see what they are
 _KEPT_ANSWERS = 1 << 26  # values of the teacher's that are kept for all samples
 
 
@@ -101,7 +102,7 @@ class Training:
         self.checkpoints, self.progress = checkpoints, progress
         self.history: list[Epoch] = []
         self.frozen: dict[str, str] = {}  # constants that no gradient reaches, and why
-        label = data.train.take(np.arange(1)).get("label")
+        label = data.train.take(np.arange(min(len(data.train), _LABELS))).get(LABEL)
         self.objective = Objective.of(original, settings, None if label is None else torch.as_tensor(np.asarray(label)))
         self._teacher: Network | None = None
         self._classes: int | None = None
@@ -217,7 +218,11 @@ class Training:
         source = self.data.train
         with torch.no_grad():
             scores = self.outputs(self.teacher, as_tensors(source.take(np.arange(1)), self.teacher.device))[0]
-        self._classes = classes(scores, torch.as_tensor(source.take(np.arange(1))[LABEL])).shape[1]
+        first = torch.as_tensor(source.take(np.arange(1))[LABEL])
+        scores = classes(scores, first)
+        if soft(first, scores):
+            return
+        self._classes = scores.shape[1]
         if self._classes == 1:
             raise UserError("the model gives one score, and cross-entropy compares several", where="train",
                             hint="Labels of floats are compared by squares; a loss of your own: --loss module:function.")  # fmt: skip
