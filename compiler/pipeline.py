@@ -136,7 +136,7 @@ def optimize(
     over = [f"{reached:.3g} times fewer bytes, and not {asked:g} times" for asked, reached in result.budgeted if reached * _NEARLY < asked]
     if plan.budget is None or train is not None:  # a search is free to spare layers
         result.missed = result.missed or next((f"compressed weights take {text}" for text in over), None)
-    if result.missed and promised is not None and result.missed == promised.missed and result.budgeted:
+    if result.missed and train is not None and result.budgeted and promised is not None and result.missed == promised.missed:
         result.missed += "; a smaller --ratio, or more epochs, would keep more"
     _insist(result, strict, refuse)
     return result
@@ -189,8 +189,8 @@ def _learning(plan: Recipe, train: Any, loss: str | None, checkpoint: str | Path
                 raise UserError("there is no training data", where=what, hint="Give it with --train.")
         return plan
     if not plan.learns:
-        raise UserError("no pass of the recipe learns from data", where=plan.name,
-                        hint="Take the recipe deep-compression, or add retrain before encode.")  # fmt: skip
+        raise UserError(f"no pass of the recipe {plan.name} learns from data", where="train",
+                        hint="Take --recipe deep-compression, ese, ttq or dsd, or add retrain before encode.")  # fmt: skip
     require_torch("--train")
     settings = plan.train or Settings()
     return replace(plan, train=settings if loss is None else replace(settings, loss=loss))

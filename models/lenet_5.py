@@ -66,13 +66,17 @@ def main() -> None:
     options.add_argument("--epochs", type=int, default=SETTINGS.epochs)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--checkpoint", type=Path, help="a folder to go on from after an interruption")
+    options.add_argument("--npz", type=Path, help="a folder: train.npz and test.npz for `optimize` are written there")
     given = options.parse_args()
     model = train(given.mnist, given.seed, replace(SETTINGS, epochs=given.epochs), given.checkpoint, Lines())
     onnx.save(model, given.output)
     for part in ("test", "test5k"):
         if (given.mnist / mnist.FILES[part][0]).exists():
             images, labels = mnist.load(given.mnist, part)
-            print(f"{part}: {right(model, {'x': images, 'label': labels}):.2%} of {len(labels):,}")
+            print(f"{given.output}: {part}, {right(model, {'x': images, 'label': labels}):.2%} of {len(labels):,}")
+    if given.npz is not None:
+        mnist.save(given.mnist, given.npz)
+        print(f"next: optimize {given.output} --train {given.npz}/train.npz --data {given.npz}/test.npz --recipe deep-compression")
 
 
 if __name__ == "__main__":

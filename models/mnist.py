@@ -15,6 +15,15 @@ FILES = {
 }
 
 
+def save(folder: Path, to: Path) -> None:
+    """Write train.npz and test.npz as `optimize` takes them, into the folder ``to``; test digits are those that are there."""
+    to.mkdir(parents=True, exist_ok=True)
+    tested = next(part for part in ("test", "test5k") if (folder / FILES[part][0]).exists())
+    for name, part in (("train", "train"), ("test", tested)):
+        images, labels = load(folder, part)
+        np.savez(to / f"{name}.npz", x=images, label=labels)
+
+
 def load(folder: Path, part: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Images float32 [n, 1, 28, 28] in 0..1 and labels int64 [n] of ``part`` (a key of FILES)."""
     images, labels = (folder / name for name in FILES[part])

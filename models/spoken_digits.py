@@ -1,7 +1,7 @@
 """Trains a small CNN, an LSTM or a GRU on spoken digits and writes it as ONNX.
 
     python models/spoken_digits.py lstm --fsdd fsdd.zip -o models/spoken-digits-lstm.onnx
-    python models/spoken_digits.py cnn --fsdd fsdd.zip --by theo
+    python models/spoken_digits.py cnn --fsdd fsdd.zip --by theo --npz data    # and train.npz, test.npz for `optimize`
 
 Features as models/fsdd.py makes them; input ``x`` float32 [N, 32, 40], output ``logits`` [N, 10]. ``--by`` says what is tested: the
 first ten takes of each speaker, or a speaker's whole voice. Five takes of each other voice choose the epoch that is kept. Takes minutes.
@@ -24,6 +24,7 @@ from eie.compiler.training.fit import fit, right
 from eie.compiler.training.settings import Settings
 
 HIDDEN, COPIES = 128, 3
+_NEXT = {"cnn": "deep-compression", "lstm": "ese", "gru": "ese"}
 SETTINGS = {
     "cnn": Settings(epochs=20, lr=0.003, optimizer="adam", batch=64),
     "lstm": Settings(epochs=30, lr=0.005, optimizer="adam", batch=64, clip=1.0),
@@ -95,13 +96,20 @@ def main() -> None:
     options.add_argument("--by", default="take", help="what is tested: take, or a speaker's name")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("-o", "--output", type=Path)
+    options.add_argument("--npz", type=Path, help="a folder: what was trained and tested on is written there")
     given = options.parse_args()
     train, held, test = fsdd.split(given.fsdd, given.by)
     data = (fsdd.varied(train, COPIES, given.seed), fsdd.features(held))
     settings = replace(SETTINGS[given.kind], seed=given.seed)
     found = fit(build(given.kind, given.seed), data, settings, progress=Lines())
-    onnx.save(found.model, given.output or Path(f"spoken-digits-{given.kind}.onnx"))
-    print(f"tested on {len(test)} recordings ({given.by}): {right(found.model, fsdd.features(test)):.2%} right")
+    written, tested = given.output or Path(f"spoken-digits-{given.kind}.onnx"), fsdd.features(test)
+    onnx.save(found.model, written)
+    print(f"{written}: tested on {len(test)} recordings ({given.by}), {right(found.model, tested):.2%} right")
+    if given.npz is not None:
+        given.npz.mkdir(parents=True, exist_ok=True)
+        np.savez(given.npz / "train.npz", **data[0])
+        np.savez(given.npz / "test.npz", **tested)
+        print(f"next: optimize {written} --train {given.npz}/train.npz --data {given.npz}/test.npz --recipe {_NEXT[given.kind]}")
 
 
 if __name__ == "__main__":

@@ -83,6 +83,12 @@ def became(artifact: Model, layers: Sequence[Layer]) -> dict[str, Became]:
             continue
         weight = decode(held.array())
         if weight.shape != layer.shape:
+            smaller = len(weight.shape) == len(layer.shape) and all(a <= b for a, b in zip(weight.shape, layer.shape, strict=True))
+            if smaller:
+                raise ModelError(
+                    f"units of {layer.name} were folded away: of {list(layer.shape)} the artifact holds {list(weight.shape)}, and layers "
+                    "can't be compared one by one", where=artifact.path, hint="Give the recipe, or compress without fold-units.",
+                )  # fmt: skip
             raise ModelError(
                 f"{layer.name} has the shape {list(layer.shape)}, and the artifact holds {list(weight.shape)}",
                 where=artifact.path, hint="It was made from another model.",

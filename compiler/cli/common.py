@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from eie.runtime.backends.base import ACTIVATIONS, Activations
 from eie.runtime.operators import DOMAIN
@@ -102,6 +103,10 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
+def _fixed() -> Column:
+    return Column(no_wrap=True)
+
+
 class Bars:
     """Progress on standard error: a bar a stage in a terminal, a line a stage elsewhere if ``verbose``."""
 
@@ -109,12 +114,15 @@ class Bars:
         self._console = console(stderr=True)
         self._verbose = verbose
         self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[what]}", style="dim", markup=False),
+            SpinnerColumn(table_column=_fixed()),
+            TextColumn("{task.description}", markup=False, table_column=_fixed()),
+            BarColumn(bar_width=16, table_column=_fixed()),
+            MofNCompleteColumn(table_column=_fixed()),
+            TimeElapsedColumn(table_column=_fixed()),
+            # what is short of room in a narrow terminal
+            TextColumn("{task.fields[what]}", style="dim", markup=False,
+                       table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            expand=True,
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,

@@ -26,6 +26,7 @@ from . import (
     layers,
     lower,
     optimize,
+    recipe,
     run,
     sensitivity,
     simulate,
@@ -51,6 +52,7 @@ def version_or_help(
 
 for command in (
     optimize,
+    recipe,
     layers,
     sensitivity,
     explain,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from ..passes.base import parse_pipeline
 from ..pipeline import optimize
 from ..recipe import DEFAULT, WITH_DATA, Recipe, presets
 from ..report.result import Result
-from ..report.table import console, report
+from ..report.table import console, hanging, report
 from .common import Bars, Format, Json, ModelPath, activations, print_json, shapes
 from .promises import (
     Cached,
@@ -138,7 +139,7 @@ def command(
     chosen = _recipe(recipe, passes, ratio, data is not None)
     asked = budget(model, max_drop, max_error, size, latency, objective, metric, samples, data is not None)
     bars = Bars(verbose)
-    with bars.shown():
+    with bars.shown(), _interrupted(train is not None, checkpoint):
         result = optimize(
             model, data, chosen, train=train, loss=loss, checkpoint=checkpoint, budget=asked, activations=activations(format),
             shapes=shapes(shape or []), strict=strict, refuse=any(v is not None for v in (max_drop, max_error, size, latency)),
@@ -151,7 +152,25 @@ def command(
     screen = console()
     where = "(not written: --dry-run)" if dry_run else str(target)
     for part in report(result, where, verbose=verbose, width=screen.width):
-        screen.print(part, highlight=False)
+        screen.print(hanging(part), highlight=False)
+    if save_trained is not None:
+        screen.print(f"trained    {save_trained}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _interrupted(training: bool, checkpoint: Path | None) -> Iterator[None]:
+    """Says what is left of training that somebody ends."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if training and checkpoint is not None:
+            say = f"interrupted; the same command goes on from {checkpoint}"
+        elif training:
+            say = "interrupted; nothing was kept: with --checkpoint FOLDER the same command would go on"
+        else:
+            say = "interrupted; nothing was written"
+        console(stderr=True).print(say, highlight=False, soft_wrap=True)
+        raise
 
 
 def _recipe(recipe: str | None, passes: str | None, ratio: float | None, data: bool) -> Recipe | None:

@@ -222,6 +222,18 @@ def _interval(ends: tuple[float, float]) -> str:
     return f"{ends[0]:.1%} to {ends[1]:.1%}"
 
 
+def hanging(part: RenderableType) -> RenderableType:
+    """A part of a report for a screen: what does not fit into a line of a word and what is said of it goes on below what is said."""
+    text = Text(part) if isinstance(part, str) else part
+    if not isinstance(text, Text) or not re.match(r"[a-z ]{9}  \S", text.plain):
+        return part
+    grid = Table.grid()
+    grid.add_column(width=11, no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(text[:11], text[11:])
+    return grid
+
+
 def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[RenderableType]:
     """The whole answer of ``optimize``: table, what was left alone, totals, and how right it still is."""
     if result.layers:
@@ -279,7 +291,7 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
     if result.learnt:
         yield from _learnt(result.learnt, counted=result.accuracy is not None)
     for name, what in result.folded.items():
-        yield f"folded     {what}: {elided(name)}"
+        yield f"folded     {elided(name)}: {what}"
     if result.promised and result.promised.reading and not result.missed:
         count = result.promised.samples
         which = "samples" if count > 1 else "sample"

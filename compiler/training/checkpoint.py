@@ -50,8 +50,11 @@ class Checkpoints:
     def path(self, phase: int) -> Path:
         return self.folder / f"phase-{phase:02d}.pt"
 
-    def load(self, phase: int, fingerprint: str) -> dict[str, Any] | None:
+    def load(self, phase: int, marks: Mapping[str, str]) -> dict[str, Any] | None:
         """The state of a phase, None where it never began.
+
+        Args:
+            marks: fingerprints of what the phase depends on, by what people call it.
 
         Raises:
             UserError: the file is of another run, or damaged.
@@ -63,13 +66,16 @@ class Checkpoints:
             with zipfile.ZipFile(path) as archive:
                 spoilt = archive.testzip()  # torch does not look at checksums
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            known = state["fingerprint"]
+            known = dict(state["fingerprint"])
         except _UNREADABLE as error:
             raise self.damaged(phase) from error
         if spoilt is not None:
             raise self.damaged(phase)
-        if known != fingerprint:
-            raise UserError("is the checkpoint of another model, recipe or data", where=str(path), hint=_HINT)
+        other = [name for name, mark in marks.items() if known.get(name) != mark]
+        if other:
+            which = ", ".join(other[:-1]) or other[-1]  # where the run began follows from the rest
+            more = " (a Dataset has to give the same item each time)" if "data" in other else ""
+            raise UserError(f"is the checkpoint of another run: not the same {which}{more}", where=str(path), hint=_HINT)
         return state
 
     def damaged(self, phase: int) -> UserError:

@@ -83,6 +83,19 @@ class Items:
         return found | {name: np.asarray(items[0][name]) for name in self.alike}
 
 
+class _Named:
+    """A dataset of tuples as one of dictionaries."""
+
+    def __init__(self, dataset: Any, names: Sequence[str]) -> None:
+        self._dataset, self._names = dataset, names
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Batch:
+        return dict(zip(self._names, self._dataset[index], strict=False))
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """Attributes:
@@ -165,9 +178,11 @@ def _source(given: Any, inputs: Sequence[Input], where: str, extra: bool) -> tup
         first = given[0] if count else None
     if not count:
         raise UserError("the data holds no samples", where=where)
+    if isinstance(first, tuple | list) and len(inputs) <= len(first) <= len(inputs) + 1:
+        return _source(_Named(given, [*(i.name for i in inputs), LABEL]), inputs, where, extra)
     if not isinstance(first, Mapping):
         raise UserError(
-            f"a sample is a {type(first).__name__}", where=where, hint="Each is a dictionary of arrays by name."
+            f"a sample is a {type(first).__name__}", where=where, hint="It is a dictionary of arrays by name, or a tuple, the label last."
         )
     scalars = {i.name for i in inputs if i.dims == ()}
     with calling(where):

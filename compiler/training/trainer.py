@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,6 @@ class Training:
             self._check_labels()
         self._answers: list[Tensor] | None = None
         self._phases = 0
-        self._mark: str | None = None
 
     # -- for passes ------------------------------------------------------------------------------------------------------
 
@@ -196,13 +196,11 @@ class Training:
         """Constants of ``model`` that no gradient reaches: name -> why."""
         return without_gradient(model.graph, self.objective.tensors, constants)
 
-    @property
-    def fingerprint(self) -> str:
-        """Of what all phases depend on: the data, the model as it came, and the user's loss."""
-        if self._mark is None:
-            loss = "" if self.objective.user is None else source_of(self.objective.user)
-            self._mark = fingerprint(self.data.fingerprint, graph_fingerprint(self.original.graph), loss)
-        return self._mark
+    @cached_property
+    def marks(self) -> dict[str, str]:
+        """Fingerprints of what all phases depend on: the data, the model as it came, and the user's loss."""
+        loss = "" if self.objective.user is None else source_of(self.objective.user)
+        return {"data": self.data.fingerprint, "model": graph_fingerprint(self.original.graph), "loss": fingerprint(loss)}
 
     @property
     def teacher(self) -> Network:
@@ -315,16 +313,18 @@ class _Phase:
     def run(self, index: int) -> list[Epoch]:
         """Every epoch that is still to do."""
         self.index = index
-        checkpoints, mark = self.training.checkpoints, ""
+        checkpoints, marks = self.training.checkpoints, dict[str, str]()
         if self.before is None:  # else masks or codebooks are not yet what was asked for
             self._judge(Epoch(self.name, 0, 0.0, math.nan, None, *self.training.evaluate(self.network), 0.0))
         if checkpoints is not None:
-            mark = self._fingerprint()
+            marks = self._marks()
             try:
-                self._resume(checkpoints.load(index, mark))
+                self._resume(checkpoints.load(index, marks))
                 self._tired()
             except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
                 raise checkpoints.damaged(index) from error
+            if self.found and self.training.progress is not None:
+                self.training.progress.note(f"resumed: {self.name} after epoch {len(self.found)}, from {checkpoints.path(index)}")
         if self.training.progress is not None:
             self.training.progress.stage(self.name, self.epochs)
         while len(self.found) < self.epochs and not self._tired():
@@ -334,7 +334,7 @@ class _Phase:
                 self.training.progress.note(f"{self.name}: {self.found[-1]}")
             self._judge(self.found[-1])
             if checkpoints is not None:
-                checkpoints.save(index, self._state(mark), must=len(self.found) == self.epochs or self._tired())
+                checkpoints.save(index, self._state(marks), must=len(self.found) == self.epochs or self._tired())
         if self.settings.keep == "best" and self.best is not None:
             self.network.load_state_dict(self.best[0])
             kept = self.best[1]
@@ -440,16 +440,18 @@ class _Phase:
 
     # -- checkpoints -----------------------------------------------------------------------------------------------------
 
-    def _fingerprint(self) -> str:
+    def _marks(self) -> dict[str, str]:
         settings = asdict(replace(self.settings, threads=0))
         held = [v for _, v in sorted(self.network.state_dict().items())]
-        now = graph_fingerprint(self.network.graph)
-        common = self.training.fingerprint
-        return fingerprint(self.name, self.epochs, settings, self.settled, self.options, common, now, *held)
-
-    def _state(self, mark: str) -> State:
         return {
-            "fingerprint": mark,
+            **self.training.marks,
+            "recipe": fingerprint(self.name, self.epochs, settings, self.settled, self.options),
+            "beginning": fingerprint(graph_fingerprint(self.network.graph), *held),
+        }
+
+    def _state(self, marks: Mapping[str, str]) -> State:
+        return {
+            "fingerprint": dict(marks),
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "epochs": [asdict(e) for e in self.found],

@@ -37,3 +37,11 @@ def test_mnist_digits() -> None:
 
 def test_in_onnxruntime(artifact: Path) -> None:
     assert run("examples/in_onnxruntime.py", str(artifact)).startswith("logits (1, 10)")
+
+
+def test_training(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    sizes, right, *_ = run("examples/training.py", str(tmp_path)).splitlines()
+    before, after = (float(part.split("%")[0]) for part in right.replace(" after", "").split(", "))
+    assert int(sizes.split(" bytes")[0].replace(",", "")) > 20 * (tmp_path / "drawings.eie.onnx").stat().st_size
+    assert after > before - 1 and {p.name for p in tmp_path.iterdir()} >= {"drawings.onnx", "train.npz", "test.npz"}

@@ -105,7 +105,7 @@ def test_a_checkpoint_of_other_options_is_refused(
     trained: onnx.ModelProto, blobs: Arrays, tmp_path: Path, before: str, after: str
 ) -> None:
     optimize(trained, None, recipe(f"{before};cluster{{bits=8}};encode", 1), train=blobs, checkpoint=tmp_path)
-    with pytest.raises(UserError, match="of another model, recipe or data"):
+    with pytest.raises(UserError, match="is the checkpoint of another run"):
         optimize(trained, None, recipe(f"{after};cluster{{bits=8}};encode", 1), train=blobs, checkpoint=tmp_path)
 
 
@@ -114,7 +114,7 @@ def test_a_checkpoint_of_another_graph_is_refused(trained: onnx.ModelProto, blob
     other = onnx.ModelProto()
     other.CopyFrom(trained)
     next(n for n in other.graph.node if n.op_type == "Relu").op_type = "Tanh"
-    with pytest.raises(UserError, match="of another model, recipe or data"):
+    with pytest.raises(UserError, match="is the checkpoint of another run"):
         fit(other, blobs, Settings(epochs=1), checkpoint=tmp_path)
 
 
@@ -124,7 +124,7 @@ def test_a_checkpoint_of_another_loss_is_refused(trained: onnx.ModelProto, blobs
     settings = Settings(epochs=1, loss=f"{path}:loss")
     fit(trained, blobs, settings, checkpoint=tmp_path / "kept")
     path.write_text(text.format(2))
-    with pytest.raises(UserError, match="of another model, recipe or data"):
+    with pytest.raises(UserError, match="is the checkpoint of another run"):
         fit(trained, blobs, settings, checkpoint=tmp_path / "kept")
 
 
@@ -294,8 +294,7 @@ def test_a_search_tries_recipes_that_fold_units(trained: onnx.ModelProto, blobs:
     """What a try folds away is there again for the next."""
     before = {la.name: la.array() for la in find_layers(read(trained))[0]}
     result = optimize(trained, {"x": blobs["x"], "label": blobs["label"]}, "deep-compression", budget=budget)
-    assert result.promised is not None and result.missed is None
-    assert result.promised.tries > 1 or "size" in budget
+    assert result.promised is not None and (result.promised.tries > 1 or "size" in budget)
     assert {la.name: la.shape for la in find_layers(read(trained))[0]} == {n: a.shape for n, a in before.items()}
 
 

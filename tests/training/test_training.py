@@ -338,14 +338,15 @@ def test_killed_and_resumed_it_gives_the_same_bytes(trained: onnx.ModelProto, bl
         heard.clear()
         result = optimize(model_path, None, toml, train=data, checkpoint=checkpoint, progress=Hearing())
         result.save(tmp_path / name)
-    assert 1 <= len(heard) < 4 and set(heard) == {"retrain"}  # only what was left
+    assert heard.count("resumed") == 2 and heard[0] == "resumed"
+    assert 1 <= heard.count("retrain") < 4 and set(heard) == {"resumed", "retrain"}  # only what was left
     assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
 def test_a_checkpoint_of_another_run_is_refused(trained: onnx.ModelProto, blobs: Arrays, tmp_path: Path) -> None:
     first = recipe("prune{density=0.2,epochs=1};cluster;encode")
     optimize(trained, None, first, train=blobs, checkpoint=tmp_path)
-    with pytest.raises(UserError, match="another model, recipe or data"):
+    with pytest.raises(UserError, match="another run: not the same"):
         optimize(trained, None, recipe("prune{density=0.2,epochs=2};cluster;encode"), train=blobs, checkpoint=tmp_path)
     (tmp_path / "phase-00.pt").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(UserError, match="damaged"):
@@ -377,7 +378,7 @@ def test_any_byte_of_the_data_counts_for_a_checkpoint(
         other[name].reshape(len(other[name]), -1)[sample, 0] += (
             1 if name == "x" else (1 if other[name][sample] < 3 else -1)
         )
-        with pytest.raises(UserError, match="another model, recipe or data"):
+        with pytest.raises(UserError, match="another run: not the same"):
             optimize(trained, None, passes, train=given(other), checkpoint=tmp_path)
 
 
@@ -558,7 +559,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("retrain;cluster;encode", {"train": {"x": floats(5, 16), "label": np.zeros(5)}}, "Class numbers are whole"),
     ("retrain;cluster;encode", {"train": "nowhere.py:data"}, "no such file"),
     ("retrain;cluster;encode", {"train": "json:data"}, "no function 'data'"),
-    ("cluster;encode", {"train": {"x": floats(5, 16)}}, "no pass of the recipe learns"),
+    ("cluster;encode", {"train": {"x": floats(5, 16)}}, "no pass of the recipe test learns"),
     ("retrain;cluster;encode", {"loss": "a:b"}, "no training data"),
     ("retrain;cluster;encode", {"checkpoint": "folder"}, "no training data"),
 ]
