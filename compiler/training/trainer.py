@@ -128,8 +128,8 @@ class Training:
         settled: float = 0.0,
         options: Mapping[str, Any] | None = None,
     ) -> list[Epoch]:
-        """Train a network's parameters in place; at the end they are those of the epoch that is kept, or as they came where no
-        epoch made them better.
+        """Train a network's parameters in place; at the end they are those of the epoch that is kept, or, but in the first phase, as
+        they came where no epoch made them better.
 
         Args:
             network: what is trained; its parametrizations hold all state.
@@ -314,7 +314,9 @@ class _Phase:
         """Every epoch that is still to do."""
         self.index = index
         checkpoints, marks = self.training.checkpoints, dict[str, str]()
-        if self.before is None:  # else masks or codebooks are not yet what was asked for
+        # with ``before`` masks or codebooks are not yet what was asked for; and the model as it came has mostly been trained on what is
+        # held back now, so that nothing would seem better
+        if self.before is None and index > 0:
             self._judge(Epoch(self.name, 0, 0.0, math.nan, None, *self.training.evaluate(self.network), 0.0))
         if checkpoints is not None:
             marks = self._marks()

@@ -219,7 +219,7 @@ def test_pairs_relate_the_model_to_its_original() -> None:
     for number, (part, found) in enumerate(Calibration(feeds, 0, 2).stages(graph, layers, originals)):
         (layer,) = part
         if number == 0:
-            originals[layer.constant] = (layer.constant.content, layer.constant.transposed)
+            originals[layer.constant] = layer.constant.held
             a = layer.array()
             layer.set_array(a * 0.5)
         else:

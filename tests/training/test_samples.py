@@ -194,3 +194,12 @@ def test_nothing_to_train_is_said(blobs: Arrays) -> None:
     text = TEXT.replace("BATCH", "N").replace("(h, v, b)", "(h, v)")
     with pytest.raises(UserError, match="nothing can be trained"):
         optimize(model(text, {"w": floats(32, 16), "v": floats(4, 32)}), None, plan, train=blobs)
+
+
+def test_a_dataset_of_tuples_is_read_by_the_order_of_inputs(blobs: Arrays) -> None:
+    pairs = [(x, int(y)) for x, y in zip(blobs["x"], blobs["label"], strict=True)]
+    tensors = torch.utils.data.TensorDataset(torch.from_numpy(blobs["x"]), torch.from_numpy(blobs["label"]))
+    losses = {fit(mlp(), data, FAST).epochs[-1].loss for data in (pairs, tensors, blobs)}
+    assert len(losses) == 1
+    with pytest.raises(UserError, match="a sample is a tuple"):
+        fit(mlp(), [(x, 0, 0) for x in blobs["x"]], FAST)
