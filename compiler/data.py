@@ -292,5 +292,7 @@ def _labels(given: Array, samples: int, where: str) -> Array:
         raise UserError(f"{LABEL!r} holds no class numbers (it is {labels.dtype})", where=where,
                         hint="It holds the index of the right class for each sample: 0, 1, ...")  # fmt: skip
     if len(labels) != samples:
-        raise UserError(f"{len(labels)} labels for {samples} samples", where=where)
+        one = np.asarray(given).ndim > 1 and len(given) == samples
+        raise UserError(f"{len(labels)} labels for {samples} samples", where=where,
+                        hint="Of one-hot labels, give label.argmax(-1)." if one else None)  # fmt: skip
     return labels
