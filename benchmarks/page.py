@@ -88,7 +88,7 @@ def _ese(found: dict[str, Any]) -> list[str]:
                 _smaller(records, "weights", "payloads"), _smaller(records, "file_before", "file_after"),
             ])  # fmt: skip
         voices = len({r["by"] for r in runs})
-        rows[-3][0] += f" ({voices} voices, {len(runs) // voices} seeds each)" if voices > 1 else f" ({len(runs)} seeds)"
+        rows[-3][0] += f" ({voices} voices, {len(runs)} seeds in all)" if voices > 1 else f" ({len(runs)} seeds)"
     return [*lines, *table(["network", "weights", "accuracy", "points", "weights smaller", "file smaller"], rows)]
 
 

@@ -13,5 +13,5 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def percent(values: Sequence[float]) -> str:
     """Mean of shares in percent, and the deviation over seeds where there are several."""
-    spread = f" +- {100 * stdev(values):.2f}" if len(set(values)) > 1 else ""
+    spread = f" +- {100 * stdev(values):.2f}" if len(values) > 1 else ""
     return f"{100 * mean(values):.2f}{spread}"

@@ -144,10 +144,11 @@ def optimize(
 
 def _budgets(result: Result, layers: Sequence[Layer]) -> list[tuple[float, float]]:
     """Of each total budget of the recipe (its last pass's with a ratio): what was asked for, and what its layers came to."""
-    step = next((p for p in reversed(result.recipe.passes) if getattr(p, "ratio", 0)), None)
-    if step is None:
-        return []
-    asked = {la.name: getattr(result.recipe.options(la, step), "ratio", 0) for la in layers}
+    asked: dict[str, float] = {}
+    for step in reversed(result.recipe.passes):
+        asked = {la.name: getattr(result.recipe.options(la, step), "ratio", 0.0) for la in layers}
+        if any(asked.values()):
+            break
     found = []
     for ratio in sorted({r for r in asked.values() if r}):
         rows = [row for row in result.layers if asked[row.name] == ratio]

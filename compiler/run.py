@@ -132,7 +132,7 @@ class Run:
         return closed
 
     def load(self, model: Model, data: Any) -> dict[str, Any]:
-        """Load training data; gives inputs of it that are not trained on, where there are any, to compare outputs on."""
+        """Load training data; gives inputs to compare outputs on: of samples held back, or, where there are none, of those trained on."""
         from .training.data import load
 
         settings = self.recipe.train or Settings()

@@ -76,7 +76,8 @@ def main() -> None:
             print(f"{given.output}: {part}, {right(model, {'x': images, 'label': labels}):.2%} of {len(labels):,}")
     if given.npz is not None:
         mnist.save(given.mnist, given.npz)
-        print(f"next: optimize {given.output} --train {given.npz}/train.npz --data {given.npz}/test.npz --recipe deep-compression")
+        data = f" --data {given.npz}/test.npz" if (given.npz / "test.npz").exists() else ""
+        print(f"next: optimize {given.output} --train {given.npz}/train.npz{data} --recipe deep-compression")
 
 
 if __name__ == "__main__":

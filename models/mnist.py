@@ -18,8 +18,8 @@ FILES = {
 def save(folder: Path, to: Path) -> None:
     """Write train.npz and test.npz as `optimize` takes them, into the folder ``to``; test digits are those that are there."""
     to.mkdir(parents=True, exist_ok=True)
-    tested = next(part for part in ("test", "test5k") if (folder / FILES[part][0]).exists())
-    for name, part in (("train", "train"), ("test", tested)):
+    tested = [("test", part) for part in ("test", "test5k") if (folder / FILES[part][0]).exists()]
+    for name, part in [("train", "train"), *tested[:1]]:
         images, labels = load(folder, part)
         np.savez(to / f"{name}.npz", x=images, label=labels)
 

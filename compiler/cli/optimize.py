@@ -163,7 +163,7 @@ def _interrupted(training: bool, checkpoint: Path | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if training and checkpoint is not None:
+        if training and checkpoint is not None and any(checkpoint.glob("phase-*.pt")):
             say = f"interrupted; the same command goes on from {checkpoint}"
         elif training:
             say = "interrupted; nothing was kept: with --checkpoint FOLDER the same command would go on"

@@ -17,9 +17,9 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 def shorten(model: Model, keep: Collection[str] = ()) -> int:
     """Give tensors between operators, and constants, short names and take those of operators away, but for compressed layers', which
-    recipes, reports and `eie explain` go by; what exporters noted of operators and tensors (where in which source they come from) goes.
-    Inputs, outputs, and tensors of the model's own graph that are to be kept keep theirs, and what the model as a whole says of itself
-    stays. Returns the bytes of names saved."""
+    recipes, reports and `eie explain` go by; returns the bytes of names saved. What was noted of operators and tensors (by exporters:
+    where in which source they come from) goes. Inputs, outputs, and tensors of the model's own graph that are to be kept keep their
+    names, and what the model as a whole says of itself stays."""
     _forget(model)
     if any(graph.extra.quantization_annotation for graph in model.graph.graphs()):
         return 0  # these go by tensors' names

@@ -123,8 +123,11 @@ class Prune(TrainingPass):
         mine = [la for la in layers if la.name in chosen]
         lost = training.unreached(model, [la.constant for la in mine])
         left = [la for la in mine if la.constant.name in lost]  # nothing tells what their weights are worth
-        if len(left) < len(mine):
-            mine = [la for la in mine if la not in left]
+        if left and len(left) == len(mine):
+            name = left[0].constant.name
+            raise UserError(f"nothing can be pruned while training: {lost[name]}", where=name,
+                            hint="Prune with sparsify, which needs no gradients.")  # fmt: skip
+        mine = [la for la in mine if la not in left]
         before = {la.name: la.array() for la in mine}
         made = {}
         for la in mine:

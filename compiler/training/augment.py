@@ -26,9 +26,7 @@ def pictures(model: Model, data: TrainingData) -> dict[str, Axes]:
     probe = {n: np.asarray(a) for n, a in data.train.take(np.arange(1)).items() if n not in data.alike}
     found: dict[str, Axes] = {}
     sizes: set[tuple[int, int]] = set()
-    names = set()
     for i in describe(inputs_of(model)):
-        names.add(i.name)
         array = probe.get(i.name)
         if array is None or array.dtype.kind != "f" or array.ndim - (1 if data.stacked else 0) != 4:
             continue
@@ -41,7 +39,7 @@ def pictures(model: Model, data: TrainingData) -> dict[str, Axes]:
         return {}
     (size,) = sizes
     for name, array in probe.items():
-        if name in names or array.ndim < 3 + data.stacked:
+        if name in found or array.ndim < 3 + data.stacked:
             continue
         fit: list[Axes] = [a for a in ((-2, -1), (-3, -2)) if array.ndim > -a[0] and (array.shape[a[0]], array.shape[a[1]]) == size]
         if not fit:

@@ -73,7 +73,7 @@ class Checkpoints:
             raise self.damaged(phase)
         other = [name for name, mark in marks.items() if known.get(name) != mark]
         if other:
-            which = ", ".join(other[:-1]) or other[-1]  # where the run began follows from the rest
+            which = ", ".join([name for name in other if name != "beginning"] or other)  # where it began follows from the rest
             more = " (a Dataset has to give the same item each time)" if "data" in other else ""
             raise UserError(f"is the checkpoint of another run: not the same {which}{more}", where=str(path), hint=_HINT)
         return state

@@ -263,7 +263,7 @@ def _kind(array: Array, i: Input, label: Array | None, where: str) -> str:
     if len(array) == size:
         return "alike"
     raise UserError(f"the model takes {size} samples at a time in {i.name!r}, and there are {len(array)}", where=where,
-                    hint="Give a multiple of that many; or stack the inputs: one axis more, the first counts runs.")  # fmt: skip
+                    hint="Give a multiple of that many; or whole runs, one axis more. An item of a Dataset is a whole run.")  # fmt: skip
 
 
 def _split(source: Source, share: float, seed: int) -> tuple[Source, Source]:

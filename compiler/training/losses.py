@@ -139,7 +139,9 @@ def _numbers(labels: Tensor) -> Tensor:
 
 def shares(labels: Tensor) -> bool:
     """Whether rows of labels are probabilities: none negative, each row's sum 1."""
-    rows = labels.reshape(len(labels), -1).to(torch.float64)
+    if labels.ndim < 2:
+        return False
+    rows = labels.reshape(-1, labels.shape[-1]).to(torch.float64)
     return rows.shape[1] > 1 and bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < 1e-3).all())
 
 
@@ -152,7 +154,8 @@ def classes(scores: Tensor, labels: Tensor | None = None) -> Tensor:
     """[answers, classes]: a sample has one answer, axes of size 1 dropped, or one for each of its labels."""
     if scores.ndim == 2:
         return scores
-    if labels is not None and labels.ndim >= 2 and scores.shape[:-1] == labels.shape:
+    answers = scores.shape[:-1]
+    if labels is not None and labels.ndim >= 2 and labels.shape in (answers, (*answers, 1), scores.shape):
         return scores.reshape(-1, scores.shape[-1])
     wide = [a for a in range(1, scores.ndim) if scores.shape[a] > 1]
     if len(wide) != 1:

@@ -24,7 +24,7 @@ from ..usercode import source_of
 from .augment import pictures, shifted
 from .checkpoint import Checkpoints, fingerprint, graph_fingerprint
 from .data import Arrays, Source, TrainingData
-from .losses import Objective, as_tensors, classes, soft
+from .losses import Objective, as_tensors, classes, shares, soft
 from .network import Network, without_gradient
 from .settings import Settings
 
@@ -107,6 +107,7 @@ class Training:
         self.objective = Objective.of(original, settings, None if label is None else torch.as_tensor(np.asarray(label)))
         self._teacher: Network | None = None
         self._classes: int | None = None
+        self._soft = False
         self.moved = pictures(original, data) if settings.shift else {}
         if settings.shift and not self.moved and progress is not None:
             progress.note("shift: no input holds images that can be moved; samples stay as they are")
@@ -218,8 +219,7 @@ class Training:
             scores = self.outputs(self.teacher, as_tensors(source.take(np.arange(1)), self.teacher.device))[0]
         first = torch.as_tensor(source.take(np.arange(1))[LABEL])
         scores = classes(scores, first)
-        if soft(first, scores):
-            return
+        self._soft = soft(first, scores)
         self._classes = scores.shape[1]
         if self._classes == 1:
             raise UserError("the model gives one score, and cross-entropy compares several", where="train",
@@ -230,6 +230,11 @@ class Training:
 
     def _check_range(self, labels: np.ndarray[Any, Any]) -> None:
         assert self._classes is not None
+        if self._soft:
+            if not shares(torch.as_tensor(labels)):
+                raise UserError("some rows of the labels are probabilities of classes, and others are none", where=LABEL,
+                                hint='For other numbers: loss = "mse" in [train].')  # fmt: skip
+            return
         if labels.dtype.kind == "f" and (labels != np.floor(labels)).any():
             raise UserError("the labels are no whole numbers, and cross-entropy takes indices of classes", where=LABEL)
         if not 0 <= labels.min() <= labels.max() < self._classes:
@@ -322,7 +327,7 @@ class _Phase:
             marks = self._marks()
             try:
                 self._resume(checkpoints.load(index, marks))
-                self._tired()
+                self._tired()  # reads all that was loaded: damage shows here
             except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
                 raise checkpoints.damaged(index) from error
             if self.found and self.training.progress is not None:

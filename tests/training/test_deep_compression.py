@@ -267,6 +267,16 @@ def test_budgets_that_make_no_sense_are_refused(make: Any) -> None:
 # -- samples ---------------------------------------------------------------------------------------------------------------
 
 
+def test_all_inputs_of_an_image_move_with_it_or_none() -> None:
+    text = """main (float[N,1,28,28] x, int64[N,28,28] m, float[N,1,SIZE,SIZE] h) => (float[M] y) {
+        f = Flatten<axis=0>(x) y = Squeeze(f) }"""
+    for size, moved in ((28, {"x": (-2, -1), "m": (-2, -1), "h": (-2, -1)}), (14, {})):
+        graph = read(model(text.replace("SIZE", str(size)), {}))
+        x, h = (np.zeros((5, 1, side, side), np.float32) for side in (28, size))
+        data = {"x": x, "m": np.zeros((5, 28, 28), np.int64), "h": h}
+        assert pictures(graph, load(data, graph, validation=0.0, seed=0)) == moved
+
+
 def test_samples_are_moved_as_wholes_and_all_arrays_of_one_alike() -> None:
     torch.manual_seed(0)
     images = torch.rand(20, 2, 6, 7)

@@ -107,7 +107,7 @@ def test_a_checkpoint_of_other_options_is_refused(
     trained: onnx.ModelProto, blobs: Arrays, tmp_path: Path, before: str, after: str
 ) -> None:
     optimize(trained, None, recipe(f"{before};cluster{{bits=8}};encode", 1), train=blobs, checkpoint=tmp_path)
-    with pytest.raises(UserError, match="is the checkpoint of another run"):
+    with pytest.raises(UserError, match=r"is the checkpoint of another run: not the same recipe\."):
         optimize(trained, None, recipe(f"{after};cluster{{bits=8}};encode", 1), train=blobs, checkpoint=tmp_path)
 
 
@@ -116,7 +116,7 @@ def test_a_checkpoint_of_another_graph_is_refused(trained: onnx.ModelProto, blob
     other = onnx.ModelProto()
     other.CopyFrom(trained)
     next(n for n in other.graph.node if n.op_type == "Relu").op_type = "Tanh"
-    with pytest.raises(UserError, match="is the checkpoint of another run"):
+    with pytest.raises(UserError, match=r"another run: not the same model\."):
         fit(other, blobs, Settings(epochs=1), checkpoint=tmp_path)
 
 
@@ -126,7 +126,7 @@ def test_a_checkpoint_of_another_loss_is_refused(trained: onnx.ModelProto, blobs
     settings = Settings(epochs=1, loss=f"{path}:loss")
     fit(trained, blobs, settings, checkpoint=tmp_path / "kept")
     path.write_text(text.format(2))
-    with pytest.raises(UserError, match="is the checkpoint of another run"):
+    with pytest.raises(UserError, match=r"another run: not the same loss\."):
         fit(trained, blobs, settings, checkpoint=tmp_path / "kept")
 
 
@@ -170,6 +170,16 @@ def test_pruning_leaves_what_no_gradient_weighs(blobs: Arrays) -> None:
         assert result.trained is not None
         kept = {la.name: float((la.array() != 0).mean()) for la in find_layers(read(result.trained))[0]}
         assert kept["first"] == 1 and kept["mid"] < 0.5
+
+
+def test_pruning_without_any_gradient_is_refused(blobs: Arrays) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> main (float[N,16] x) => (float[N,4] y) {
+        [first] a = Gemm<transB=1>(x, w) r = Round(a) [last] y = Gemm<transB=1>(r, v, b) }"""
+    start = model(text, {"w": floats(32, 16), "v": floats(4, 32), "b": floats(4)})
+    rule = '[[rule]]\nmatch = "last"\nskip = true\n'
+    for passes in ("prune{ratio=20}", "prune{density=0.2}"):
+        with pytest.raises(UserError, match="nothing can be pruned while training: Round"):
+            optimize(start, None, recipe(f"{passes};cluster;encode", 2, rule), train=blobs)
 
 
 def test_a_user_has_their_random_numbers_and_threads_back(trained: onnx.ModelProto, blobs: Arrays) -> None:
@@ -242,6 +252,8 @@ def test_a_rule_takes_a_layer_out_of_the_budget(trained: onnx.ModelProto, blobs:
 def test_a_ratio_that_is_not_reached_is_said(trained: onnx.ModelProto, blobs: Arrays) -> None:
     done = optimize(trained, None, recipe("prune{ratio=8};share{ratio=8};encode", 2), train=blobs)
     assert done.missed is None
+    ruled = recipe("prune;share;encode", 1, '[[rule]]\nmatch = "first"\nprune = { ratio = 5000 }\n')
+    assert optimize(trained, None, ruled, train=blobs).budgeted[0][0] == 5000
     far = optimize(trained, None, recipe("prune{ratio=8};share{ratio=5000,bits=1,epochs=1};encode", 2), train=blobs)
     assert far.missed is not None and "and not 5000 times" in far.missed
 

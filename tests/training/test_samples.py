@@ -32,8 +32,10 @@ def mlp(batch: str = "N", text: str = TEXT) -> onnx.ModelProto:
 FAST = Settings(epochs=3, lr=0.01, optimizer="adam", batch=32)
 
 
+@pytest.mark.parametrize("label", [lambda y: y, lambda y: y[:, None], lambda y: np.eye(4, dtype=np.float32)[y]])
 @pytest.mark.parametrize("batch", ["1", "4", "600"])
-def test_models_of_a_fixed_batch_learn_as_others_do(blobs: Arrays, batch: str) -> None:
+def test_models_of_a_fixed_batch_learn_as_others_do(blobs: Arrays, batch: str, label: Any) -> None:
+    blobs = _with(blobs, label=label(blobs["label"]))
     settings = Settings(epochs=30, lr=0.02, optimizer="adam", batch=8 if batch == "4" else 32)
     found = fit(mlp(batch), blobs, settings)
     right = [e.right for e in found.epochs]
@@ -143,6 +145,13 @@ def test_validation_samples_that_do_not_fit(blobs: Arrays) -> None:
 def test_labels_that_are_no_classes(blobs: Arrays, label: Any, says: str) -> None:
     with pytest.raises(UserError, match=says):
         fit(mlp(), _with(blobs, label=label(blobs["label"])), Settings(epochs=1, loss="cross-entropy"))
+
+
+def test_labels_are_probabilities_in_all_rows_or_in_none(blobs: Arrays) -> None:
+    label = np.eye(4, dtype=np.float32)[blobs["label"]]
+    label[500:] *= -1
+    with pytest.raises(UserError, match="some rows of the labels are probabilities"):
+        fit(mlp(), _with(blobs, label=label), FAST)
 
 
 def test_one_score_is_no_choice(blobs: Arrays) -> None:
