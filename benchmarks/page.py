@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from page_deep import section
@@ -54,11 +54,6 @@ def page(folder: Path) -> str:
     )
 
 
-def _points(values: Sequence[float]) -> str:
-    spread = f" +- {100 * stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * mean(values):+.2f}{spread}"
-
-
 def _smaller(records: Sequence[dict[str, Any]], before: str, after: str) -> str:
     return f"{mean(r[before] / r[after] for r in records):.1f}x"
 
@@ -84,7 +79,7 @@ def _ese(found: dict[str, Any]) -> list[str]:
             records = [r[kind] for r in runs]
             moved = [r[kind]["after"] - r["dense"]["after"] for r in runs]
             rows.append([
-                "", f"10 % {kind}", percent([r["after"] for r in records]), _points(moved),
+                "", f"10 % {kind}", percent([r["after"] for r in records]), percent(moved, "+"),
                 _smaller(records, "weights", "payloads"), _smaller(records, "file_before", "file_after"),
             ])  # fmt: skip
         voices = len({r["by"] for r in runs})
@@ -108,7 +103,7 @@ def _ttq(found: dict[str, Any]) -> list[str]:
         moved = [r["ttq"]["after"] - r["full"]["after"] for r in runs]
         rows.append([
             f"{_NAMES[name]} ({len(runs)} seeds)", percent([r["full"]["after"] for r in runs]), percent([r["after"] for r in records]),
-            _points(moved), _smaller(records, "weights", "payloads"), _smaller(records, "file_before", "file_after"),
+            percent(moved, "+"), _smaller(records, "weights", "payloads"), _smaller(records, "file_before", "file_after"),
         ])  # fmt: skip
     return [
         *lines,
@@ -129,5 +124,5 @@ def _dsd(found: dict[str, Any]) -> list[str]:
     for name, runs in _of(found, "dsd-"):
         kinds = [[r[k]["after"] for r in runs] for k in ("base", "dense", "dsd")]
         moved = [r["dsd"]["after"] - r["dense"]["after"] for r in runs]
-        rows.append([f"{_NAMES[name]} ({len(runs)} seeds)", *map(percent, kinds), _points(moved)])
+        rows.append([f"{_NAMES[name]} ({len(runs)} seeds)", *map(percent, kinds), percent(moved, "+")])
     return [*lines, *table(["network", "before", "dense, as long", "DSD", "points"], rows)]

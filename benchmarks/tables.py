@@ -11,7 +11,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows)]
 
 
-def percent(values: Sequence[float]) -> str:
-    """Mean of shares in percent, and the deviation over seeds where there are several."""
+def percent(values: Sequence[float], sign: str = "") -> str:
+    """Mean of shares in percent, and the deviation over seeds where there are several; ``sign`` "+": of differences."""
     spread = f" +- {100 * stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * mean(values):.2f}{spread}"
+    return f"{100 * mean(values):{sign}.2f}{spread}"

@@ -21,7 +21,7 @@ from .progress import Progress, Silent
 from .recipe import DEFAULT, WITH_DATA, Budget, Recipe
 from .report.result import LayerRow, Result
 from .run import COMPARED, Run, Source, designed_too, size_of, weight_bytes
-from .search.choose import Promised, checked
+from .search.choose import checked
 from .search.curves import Cache
 from .training import require_torch
 from .training.settings import Settings
@@ -118,7 +118,7 @@ def optimize(
         weight_bytes_before=weight_bytes(original),
         made_up=judge.made_up,
         closed_inputs=closed,
-        missed=_missed(plan, promised, reached, in_floats, strict and train is None),
+        missed=None,
         verify=reached,
         accuracy=judge.accuracy(original, working, fitted=fitted) if judge.labels is not None else None,
         learnt=run.learnt(),
@@ -128,16 +128,8 @@ def optimize(
         notes=run.notes,
         folded=run.folded,
     )
-    if spent.size and plan.budget:
-        result.measure()
-        if result.output_bytes > spent.size:
-            result.missed = result.missed or f"the artifact takes {result.output_bytes:,} of {spent.size:,} bytes"
     result.budgeted = _budgets(result, layers)
-    over = [f"{reached:.3g} times fewer bytes, and not {asked:g} times" for asked, reached in result.budgeted if reached * _NEARLY < asked]
-    if plan.budget is None or train is not None:  # a search is free to spare layers
-        result.missed = result.missed or next((f"compressed weights take {text}" for text in over), None)
-    if result.missed and train is not None and result.budgeted and promised is not None and result.missed == promised.missed:
-        result.missed += "; a smaller --ratio, or more epochs, would keep more"
+    result.missed = _missed(result, plan, in_floats, strict, trained=train is not None)
     _insist(result, strict, refuse)
     return result
 
@@ -197,18 +189,28 @@ def _learning(plan: Recipe, train: Any, loss: str | None, checkpoint: str | Path
     return replace(plan, train=settings if loss is None else replace(settings, loss=loss))
 
 
-def _missed(
-    plan: Recipe, promised: Promised | None, reached: Fidelity, in_floats: Fidelity | None, strict: bool
-) -> str | None:
-    """What of the budget the artifact does not keep."""
-    spent, missed = plan.budget or Budget(), promised.missed if promised is not None else None
+def _missed(result: Result, plan: Recipe, in_floats: Fidelity | None, strict: bool, *, trained: bool) -> str | None:
+    """What of all that was asked for the artifact does not keep: the promise, its error, its size, or a ratio."""
+    spent, promised = plan.budget or Budget(), result.promised
+    missed = promised.missed if promised is not None else None
     other = bool(spent.max_drop or spent.size or spent.latency_us)
     asked = 0.0 if plan.budget is not None and other else spent.model_sqnr_db
-    if (missed or plan.budget or strict) and reached.sqnr_db < asked - _SLACK_DB:
-        missed = missed or f"the artifact keeps {reached.sqnr_db:.1f} of {asked:g} dB"
+    if (missed or plan.budget or (strict and not trained)) and result.verify.sqnr_db < asked - _SLACK_DB:
+        missed = missed or f"the artifact keeps {result.verify.sqnr_db:.1f} of {asked:g} dB"
         if in_floats is not None:
             missed += f"; with f32 activations it would be {in_floats.sqnr_db:.1f} dB"
-    return missed
+    if spent.size and plan.budget:
+        result.measure()
+        if result.output_bytes > spent.size:
+            missed = missed or f"the artifact takes {result.output_bytes:,} of {spent.size:,} bytes"
+    if missed:
+        says_all = promised is None or missed != promised.missed or not (trained and result.budgeted)
+        return missed if says_all else f"{missed}; a smaller --ratio, or more epochs, would keep more"
+    if plan.budget is None or trained:  # a search is free to spare layers
+        for wanted, reached in result.budgeted:
+            if reached * _NEARLY < wanted:
+                return f"compressed weights take {reached:.3g} times fewer bytes, and not {wanted:g} times"
+    return None
 
 
 def planned(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx.inliner import inline_local_functions
 
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from .training.data import TrainingData
     from .training.trainer import Training
 
-Array = npt.NDArray[Any]
 Source = str | Path | onnx.ModelProto
 
 COMPARED = 512  # samples that are compared, of those given, where the recipe has no budget to say how many

@@ -17,6 +17,7 @@ import wave
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ def _trimmed(sound: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return sound[loud[0] * part : (loud[-1] + 1) * part]
 
 
+@cache
 def mel_bank() -> npt.NDArray[np.float64]:
     """Triangles evenly spaced on the mel scale, [BANDS, POINTS // 2 + 1]."""
     top = 2595 * np.log10(1 + RATE / 2 / 700)

@@ -234,33 +234,8 @@ def hanging(part: RenderableType) -> RenderableType:
     return grid
 
 
-def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[RenderableType]:
-    """The whole answer of ``optimize``: table, what was left alone, totals, and how right it still is."""
-    if result.layers:
-        yield layer_table(result.layers, width, full=verbose)
-        if width < _NARROW:
-            yield "of these: " + ", ".join(f"{size(sum(r.bytes_by_kind[k] for r in result.layers))} {k}" for k in KINDS)
-        yield ""
-        chosen = reasons(result.layers, every=verbose)
-        if chosen:
-            yield chosen
-    alone = left_alone(result.left_alone, every=verbose)
-    if alone:
-        yield alone
-    if verbose and result.notes:
-        yield Text("reconstruction", style="bold")
-        for name, note in result.notes.items():
-            yield Text(f"  {printable(name)}: {note}")
-    unknown = [name for name, note in result.notes.items() if "white" in note]
-    if unknown and not verbose and not result.made_up:
-        some = ", ".join(elided(name) for name in unknown[:3]) + ", ..." * (len(unknown) > 3)
-        yield f"inputs of {len(unknown)} layers could not be seen, and were taken to be white: {some} (-v says why)"
-    if verbose:
-        yield Text("passes", style="bold")
-        for step in result.steps:
-            moved = decibels(step.fidelity.sqnr_db) if step.fidelity else "outputs as before"
-            yield Text(f"  {step.name}: {step.seconds:.2f} s, {moved}")
-    yield ""
+def _rightness(result: Result) -> Iterable[RenderableType]:
+    """How right the artifact still is, and what training and promises have to do with it."""
     compressed = sum(math.prod(r.shape) * 4 for r in result.layers)
     plain = sum(i.bytes for i in result.left_alone)
     layers = f"{len(result.layers)} compressed layer{'s' * (len(result.layers) != 1)}"
@@ -298,6 +273,10 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
         held = " held back" if result.promised.held_back else " of made-up input" if result.made_up else " it was chosen on"
         few = "; too few to say more of others" if count < 4 and not result.made_up else ""
         yield f"promise    kept on {count:,} {which}{held}: {result.promised.reading.text}{few}"
+
+
+def _sizes(result: Result, path: str) -> Iterable[RenderableType]:
+    """What weights and the file took, and take."""
     yield f"weights    {size(result.weight_bytes_before)} before, {size(result.weight_bytes_after)} after"
     for asked, reached in result.budgeted:
         yield f"ratio      compressed weights take {reached:.3g} times fewer bytes, {asked:g} times asked for"
@@ -313,6 +292,37 @@ def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[
         )
         if result.output_bytes >= result.input_bytes:
             yield Text("the artifact is no smaller than the model: what it holds was compact already", style="yellow")
+
+
+def report(result: Result, path: str, *, verbose: bool, width: int) -> Iterable[RenderableType]:
+    """The whole answer of ``optimize``: table, what was left alone, totals, and how right it still is."""
+    if result.layers:
+        yield layer_table(result.layers, width, full=verbose)
+        if width < _NARROW:
+            yield "of these: " + ", ".join(f"{size(sum(r.bytes_by_kind[k] for r in result.layers))} {k}" for k in KINDS)
+        yield ""
+        chosen = reasons(result.layers, every=verbose)
+        if chosen:
+            yield chosen
+    alone = left_alone(result.left_alone, every=verbose)
+    if alone:
+        yield alone
+    if verbose and result.notes:
+        yield Text("reconstruction", style="bold")
+        for name, note in result.notes.items():
+            yield Text(f"  {printable(name)}: {note}")
+    unknown = [name for name, note in result.notes.items() if "white" in note]
+    if unknown and not verbose and not result.made_up:
+        some = ", ".join(elided(name) for name in unknown[:3]) + ", ..." * (len(unknown) > 3)
+        yield f"inputs of {len(unknown)} layers could not be seen, and were taken to be white: {some} (-v says why)"
+    if verbose:
+        yield Text("passes", style="bold")
+        for step in result.steps:
+            moved = decibels(step.fidelity.sqnr_db) if step.fidelity else "outputs as before"
+            yield Text(f"  {step.name}: {step.seconds:.2f} s, {moved}")
+    yield ""
+    yield from _rightness(result)
+    yield from _sizes(result, path)
     if result.closed_inputs:
         some = ", ".join(elided(name) for name in result.closed_inputs[:3]) + ", ..." * (len(result.closed_inputs) > 3)
         yield f"inputs     {len(result.closed_inputs)} that had a default value are constants now and can't be fed: {some}"

@@ -97,7 +97,7 @@ class Objective:
             own = F.mse_loss(outputs[0].reshape(batch[LABEL].shape), batch[LABEL])
         else:
             scores = classes(outputs[0], batch[LABEL])
-            labels = batch[LABEL].reshape(scores.shape).to(scores.dtype) if soft(batch[LABEL], scores) else _numbers(batch[LABEL])
+            labels = _targets(batch[LABEL], scores)
             if len(scores) != len(labels):
                 one = "Of one-hot labels, take label.argmax(-1)." if labels.numel() == scores.numel() else None
                 raise UserError(f"the model gives {len(scores)} answers for {len(labels)} labels", where=LABEL, hint=one)
@@ -125,16 +125,19 @@ class Objective:
             return None
         if self.kind == "user" and batch[LABEL].is_floating_point():
             return None
-        scores = classes(outputs[0], batch[LABEL]) if outputs[0].ndim >= 2 else None
-        probable = scores is not None and soft(batch[LABEL], scores)
-        labels = batch[LABEL].reshape(scores.shape).argmax(1) if scores is not None and probable else _numbers(batch[LABEL])
-        if scores is None or len(scores) != len(labels):
+        if outputs[0].ndim < 2:
             return None
+        scores = classes(outputs[0], batch[LABEL])
+        labels = _targets(batch[LABEL], scores)
+        if len(scores) != len(labels):
+            return None
+        labels = labels.argmax(1) if labels.ndim == 2 else labels
         return (scores.argmax(1) == labels).sum() * (len(batch[LABEL]) / len(labels))
 
 
-def _numbers(labels: Tensor) -> Tensor:
-    return labels.reshape(-1).to(torch.int64)
+def _targets(labels: Tensor, scores: Tensor) -> Tensor:
+    """What ``scores`` [samples, classes] are compared with: probabilities of their shape, or numbers of classes [samples]."""
+    return labels.reshape(scores.shape).to(scores.dtype) if soft(labels, scores) else labels.reshape(-1).to(torch.int64)
 
 
 def shares(labels: Tensor) -> bool:

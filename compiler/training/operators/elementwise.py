@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import onnx
 import torch
 import torch.nn.functional as F
 
 from ...ir.graph import Node
 from .base import NARROW_FLOATS, Call, Tensor, dtype_of, operator
 
-_FLOATS = {getattr(onnx.TensorProto, n) for n in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")}
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": torch.abs,
     "Neg": torch.neg,
@@ -214,7 +212,7 @@ def is_inf(call: Call, x: Tensor) -> Tensor:
 
 
 def _to_float(node: Node) -> bool:
-    return int(node.get("to", 0)) in _FLOATS
+    return dtype_of(int(node.get("to", 0)), False).is_floating_point
 
 
 @operator("Cast", gradient=_to_float)
