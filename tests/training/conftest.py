@@ -38,11 +38,26 @@ MLP = """<ir_version: 8, opset_import: ["" : 17]> main (float[N,16] x) => (float
     [last] y = Gemm<transB=1>(d, w3, b3) }"""
 
 
+def untrained() -> onnx.ModelProto:
+    shapes = {"w1": (32, 16), "b1": (32,), "w2": (32, 24), "w3": (4, 24), "b3": (4,)}
+    return model(MLP, {n: floats(*s, seed=i, scale=0.3) for i, (n, s) in enumerate(shapes.items())})
+
+
 @pytest.fixture
 def mlp() -> onnx.ModelProto:
     """16-32-24-4, the second weight stored [in, out]; not trained."""
-    shapes = {"w1": (32, 16), "b1": (32,), "w2": (32, 24), "w3": (4, 24), "b3": (4,)}
-    return model(MLP, {n: floats(*s, seed=i, scale=0.3) for i, (n, s) in enumerate(shapes.items())})
+    return untrained()
+
+
+@pytest.fixture(scope="session")
+def trained(blobs: Arrays) -> onnx.ModelProto:
+    """The MLP, trained on the blobs; nobody changes it."""
+    from eie.compiler.training.fit import fit, right
+    from eie.compiler.training.settings import Settings
+
+    found = fit(untrained(), blobs, Settings(epochs=12, lr=0.01, optimizer="adam", batch=50))
+    assert right(found.model, blobs) > 0.97
+    return found.model
 
 
 def model(text: str, constants: Arrays) -> onnx.ModelProto:

@@ -25,7 +25,7 @@ from eie.compiler.training.trainer import Training, _optimizer
 from eie.runtime.artifact import payloads
 from eie.runtime.format import inspect
 
-from .conftest import MLP, Arrays, floats, model
+from .conftest import Arrays, floats, model
 
 TRAIN = '[train]\nepochs = EPOCHS\nlr = 0.01\noptimizer = "adam"\nbatch = 50\n'
 
@@ -34,14 +34,6 @@ def recipe(passes: str, epochs: int = 4, more: str = "") -> Recipe:
     return Recipe.parse(
         f"passes = {json.dumps(passes.split(';'))}\n{TRAIN}{more}".replace("EPOCHS", str(epochs)), "test"
     )
-
-
-@pytest.fixture(scope="module")
-def trained(blobs: Arrays) -> onnx.ModelProto:
-    """The MLP, trained on the blobs."""
-    shapes = {"w1": (32, 16), "b1": (32,), "w2": (32, 24), "w3": (4, 24), "b3": (4,)}
-    start = model(MLP, {n: floats(*s, seed=i, scale=0.3) for i, (n, s) in enumerate(shapes.items())})
-    return fit(start, blobs, Settings(epochs=12, lr=0.01, optimizer="adam", batch=50)).model
 
 
 # -- which state is kept ---------------------------------------------------------------------------------------------------

@@ -44,18 +44,6 @@ def recipe(passes: str, more: str = TRAIN) -> Recipe:
     return Recipe.parse(f"passes = {json.dumps(passes.split(';'))}\n{more}", "test")
 
 
-@pytest.fixture(scope="module")
-def trained(blobs: Arrays) -> onnx.ModelProto:
-    """The MLP, trained on the blobs."""
-    from .conftest import MLP
-
-    shapes = {"w1": (32, 16), "b1": (32,), "w2": (32, 24), "w3": (4, 24), "b3": (4,)}
-    start = model(MLP, {n: floats(*s, seed=i, scale=0.3) for i, (n, s) in enumerate(shapes.items())})
-    found = fit(start, blobs, Settings(epochs=12, lr=0.01, optimizer="adam", batch=50))
-    assert right(found.model, blobs) > 0.97
-    return found.model
-
-
 # -- parametrizations ------------------------------------------------------------------------------------------------------
 
 
